@@ -1,0 +1,1 @@
+"""The agent: the process in a space that serves its endpoint and holds its forwards."""

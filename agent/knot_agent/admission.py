@@ -1,0 +1,41 @@
+"""What the endpoint lets through: decided here, without I/O, at login and again at every channel."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+
+from knot_keys.certificates import ClientCertificate
+from knot_ssh.names import PORT_MAX, PORT_MIN, Principal
+
+LOCALHOST = "localhost"
+LOOPBACK = ("127.0.0.1", "::1")
+"""What `localhost` means, in the order in which they are tried."""
+
+
+def refuse_client(client: ClientCertificate, own: Principal, revoked: Collection[str], now: float) -> str | None:
+    """The reason why this client may not open channels here; None when it may."""
+    if own not in client.identity.principals:
+        return "other owner or zone"
+    if client.fingerprint in revoked:
+        return "revoked"
+    if now >= client.expires_at:
+        return "certificate expired"
+    return None
+
+
+def destinations(host: str, port: int, allow: Collection[str]) -> list[str]:
+    """The literal addresses to dial for a channel, in order; none when it is not allowed.
+
+    Names are never resolved: `localhost` is ours to define, and any other text must be an address from the list, in
+    whatever spelling `ipaddress` takes (it takes neither `127.1` nor `0x7f.1`, and holds mapped addresses apart).
+    """
+    if not PORT_MIN <= port <= PORT_MAX:
+        return []
+    if host == LOCALHOST:
+        return [address for address in LOOPBACK if address in allow]
+    try:
+        literal = str(ipaddress.ip_address(host))
+    except ValueError:
+        return []
+    return [literal] if literal in allow else []

@@ -1,0 +1,249 @@
+"""The agent, put together: endpoint, links, forwards, control link and local socket around one set of credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from knot_agent.control import ControlLink
+from knot_agent.credentials import Credentials
+from knot_agent.endpoint import Endpoint
+from knot_agent.forwards import Forwards
+from knot_agent.home import Home
+from knot_agent.joining import join
+from knot_agent.links import Links
+from knot_agent.local import SOCKET_FILE, Guests, LocalSocket
+from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
+from knot_keys.jointoken import JoinToken
+from knot_ssh.addresses import Address
+from knot_ssh.errors import BadInput, PortTaken
+from knot_ssh.listening import bound_address, listen_on
+from knot_ssh.names import SpaceId
+from knot_ssh.retrying import until_available
+from knot_ssh.rpc import Method
+from knot_ssh.wire import (
+    Farewell,
+    ForwardCall,
+    ForwardList,
+    ForwardOrder,
+    ForwardStarted,
+    ForwardStatus,
+    Membership,
+    Nothing,
+    OnSpace,
+    RevokedKeys,
+    StopCall,
+    StopRequest,
+    Target,
+    TargetQuestion,
+    Welcome,
+)
+
+log = structlog.get_logger(__name__)
+
+_Result = TypeVar("_Result")
+
+DRAIN_SECONDS = 5
+"""How long open connections may go on after SIGTERM."""
+
+
+async def run_agent(home: Home, hub: Address, token: JoinToken | None, settings: AgentSettings) -> None:
+    """Join if need be, then serve until SIGTERM or SIGINT.
+
+    Raises JoinRefused or KeyRefused when the hub does not want us, BadInput without a token where one is needed.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sock = _listen(settings)
+    try:
+        membership = await _or_stopped(stop, _membership(home, hub, token))
+        if membership is not None:
+            await Agent(home, hub, membership, settings, sock).run(stop)
+    finally:
+        if sock:
+            sock.close()
+
+
+class Agent:
+    """One space's agent, once it has joined."""
+
+    def __init__(
+        self, home: Home, hub: Address, membership: Membership, settings: AgentSettings, sock: socket.socket | None
+    ) -> None:
+        self._settings = settings
+        self._sock = sock
+        self._credentials = Credentials(membership, home.identity(), home.host())
+        self._links = Links(self._credentials, self._locate)
+        self._forwards = Forwards(self._links, settings.connect_timeout)
+        self._endpoint = Endpoint(self._credentials, settings.allow)
+        self._control = ControlLink(hub, home, self._credentials, self._for_hub(), self._addresses, self._welcomed)
+        guests = Guests(settings.socket_users, settings.socket_group)
+        self._local = LocalSocket(home.folder, guests, self._for_command_line())
+        self._socket_path = home.folder / SOCKET_FILE
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set; raises KeyRefused when the hub cuts us off."""
+        try:
+            await self._local.open()
+            log.info("agent ready", space=self._credentials.membership.space, socket=str(self._socket_path))
+            await self._serve_endpoint_when_certified()
+            await _or_stopped(stop, self._control.run())
+            await self._drain()
+        finally:
+            await self._local.close()
+            await self._forwards.close()
+            await self._endpoint.close()
+
+    async def _serve_endpoint_when_certified(self) -> None:
+        """Serve at once with certificates from before, else when the first ones come."""
+        serving: list[asyncio.Future[None]] = []
+
+        def check() -> None:
+            if self._sock and self._credentials.certified and not serving:
+                serving.append(asyncio.ensure_future(self._endpoint.serve(self._sock)))
+
+        self._credentials.on_change.append(check)
+        check()
+        await asyncio.gather(*serving)
+
+    async def _drain(self) -> None:
+        """Accept nothing more, and let open connections end by themselves for a while."""
+        log.info("agent stopping")
+        self._forwards.stop_accepting()
+        self._endpoint.stop_accepting()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await asyncio.gather(self._forwards.wait_idle(), self._endpoint.wait_idle())
+
+    def _addresses(self, local: str) -> list[str]:
+        """Where others may dial our endpoint."""
+        if self._sock is None:
+            return []
+        if self._settings.advertise:
+            return self._settings.advertise
+        bound = bound_address(self._sock)
+        return [str(Address(local, bound.port) if bound.is_wildcard else bound)]
+
+    async def _welcomed(self, welcome: Welcome) -> None:
+        await self._forwards.restore(welcome.forwards)
+        self._links.look_again()
+
+    # What the hub may ask
+
+    def _for_hub(self) -> dict[str, Method]:
+        return {
+            "forward.start": (ForwardOrder, self._start),
+            "forward.stop": (StopRequest, self._stop),
+            "forward.list": (Nothing, self._list),
+            "target.changed": (Target, self._target_changed),
+            "keys.revoked": (RevokedKeys, self._revoked),
+            "agent.farewell": (Farewell, self._dismissed),
+        }
+
+    async def _start(self, order: ForwardOrder) -> ForwardStarted:
+        return await self._forwards.start(order)
+
+    async def _stop(self, request: StopRequest) -> ForwardStatus:
+        return await self._forwards.stop(request.local_port)
+
+    async def _list(self, _request: Nothing) -> ForwardList:
+        return self._forwards.list()
+
+    async def _target_changed(self, target: Target) -> None:
+        self._links.update(target)
+
+    async def _revoked(self, revoked: RevokedKeys) -> None:
+        self._credentials.revoke(frozenset(revoked.revoked_keys))
+
+    async def _dismissed(self, farewell: Farewell) -> None:
+        self._control.end(farewell.reason)
+
+    async def _locate(self, space_id: SpaceId) -> Target:
+        return await self._control.ask("target.locate", TargetQuestion(id=space_id), Target)
+
+    # What the command line may ask
+
+    def _for_command_line(self) -> dict[str, Method]:
+        return {
+            "port.forward": (ForwardCall, self._ask_forward),
+            "port.list": (OnSpace, self._ask_list),
+            "port.stop": (StopCall, self._ask_stop),
+        }
+
+    async def _ask_forward(self, call: ForwardCall) -> ForwardStatus:
+        return await self._control.ask("port.forward", call, ForwardStatus)
+
+    async def _ask_list(self, call: OnSpace) -> ForwardList:
+        if call.source is None:
+            return self._forwards.list()
+        return await self._control.ask("port.list", call, ForwardList)
+
+    async def _ask_stop(self, call: StopCall) -> ForwardStatus:
+        standing = self._forwards.get(call.local_port)
+        if call.source is None and standing and not standing.persistent and not self._control.connected:
+            return await self._forwards.stop(call.local_port)
+        return await self._control.ask("port.stop", call, ForwardStatus)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """Joining, as something that may be tried again."""
+
+    home: Home
+    hub: Address
+    token: JoinToken
+
+    async def __call__(self) -> Membership:
+        membership = await join(self.hub, self.token, self.home.key_for(self.token.id))
+        self.home.joined(self.token.id, membership)
+        log.info("joined", space=membership.space, owner=membership.owner, zone=membership.zone)
+        return membership
+
+
+async def _membership(home: Home, hub: Address, token: JoinToken | None) -> Membership:
+    """What this agent is a member of, joining first where it must."""
+    if home.membership and (token is None or token.id == home.token_id):
+        return home.membership
+    if token is None:
+        raise BadInput(
+            f"{home.folder} has not joined a space: give the token from `knot space create` "
+            "with --token, --token-file or KNOT_JOIN_TOKEN"
+        )
+    return await until_available(
+        _Attempt(home, hub, token),
+        asyncio.Event(),
+        lambda reason: log.warning("hub not reachable, trying again", reason=reason),
+    )
+
+
+async def _or_stopped(stop: asyncio.Event, work: Awaitable[_Result]) -> _Result | None:
+    """The work's result, or None when `stop` is set first; the work is then cancelled and awaited."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        stopping.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+
+
+def _listen(settings: AgentSettings) -> socket.socket | None:
+    """The endpoint's socket; none, said aloud, when nobody asked for this port and it is taken."""
+    try:
+        return listen_on(Address.parse(settings.listen or DEFAULT_LISTEN), what="--listen")
+    except PortTaken:
+        if settings.listen:
+            raise
+        log.warning("endpoint not reachable: the default port is taken; choose one with --listen", address=DEFAULT_LISTEN)
+        return None

@@ -1,0 +1,150 @@
+"""The control link: the agent's lasting connection to the hub, over which it is certified and told what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import asyncssh
+import structlog
+from pydantic import BaseModel
+
+from knot_agent.credentials import Credentials
+from knot_agent.home import Home
+from knot_keys.certificates import check_client, check_host, check_hub, read_certificate
+from knot_keys.connections import ClientConnection, HostRefused, close, connect
+from knot_keys.keyfiles import public_line
+from knot_ssh import __version__
+from knot_ssh.addresses import Address
+from knot_ssh.errors import KeyRefused, Unavailable
+from knot_ssh.names import Principal, qualified_name
+from knot_ssh.retrying import until_available
+from knot_ssh.rpc import Method, Peer
+from knot_ssh.tasks import Tasks
+from knot_ssh.wire import CertificateRequest, Certificates, Hello, Welcome
+
+log = structlog.get_logger(__name__)
+
+CONTROL_SUBSYSTEM = "knot-control"
+RENEW_RETRY = 10.0
+"""Seconds until the next try when a renewal failed."""
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Advertise = Callable[[str], list[str]]
+"""Where others may dial us, given the local address of the control connection."""
+
+
+class ControlLink:
+    """Keeps one conversation with the hub going; `ask` speaks in it."""
+
+    def __init__(
+        self,
+        hub: Address,
+        home: Home,
+        credentials: Credentials,
+        methods: Mapping[str, Method],
+        advertise: Advertise,
+        on_welcome: Callable[[Welcome], Any],
+    ) -> None:
+        self._hub = hub
+        self._home = home
+        self._credentials = credentials
+        self._methods = methods
+        self._advertise = advertise
+        self._on_welcome = on_welcome
+        self._peer: Peer | None = None
+        self._farewell = ""
+
+    @property
+    def connected(self) -> bool:
+        return self._peer is not None
+
+    async def ask(self, method: str, params: BaseModel, answer: type[Answer]) -> Answer:
+        """Call the hub; raises what it raised, or Unavailable when it is away."""
+        if self._peer is None:
+            raise Unavailable("the server is not reachable from this space at the moment; try again")
+        return answer.model_validate(await self._peer.call(method, params))
+
+    def end(self, reason: str) -> None:
+        """The hub has said that this key is void."""
+        self._farewell = reason
+
+    async def run(self) -> None:
+        """Stay connected until cancelled; raises KeyRefused when the hub no longer accepts our key."""
+        never = asyncio.Event()
+        while True:
+            connection = await until_available(self._connect, never, self._trouble)
+            try:
+                await self._converse(connection)
+            except (Unavailable, asyncssh.Error, OSError) as error:
+                log.warning("hub lost", hub=str(self._hub), reason=str(error))
+            finally:
+                self._peer = None
+                await close(connection)
+            if self._farewell:
+                raise KeyRefused(f"the hub has cut this agent off: {self._farewell}")
+
+    async def _connect(self) -> ClientConnection:
+        host_ca = self._credentials.host_ca
+        try:
+            return await connect(
+                self._hub,
+                str(self._credentials.membership.space_id),
+                lambda shown: check_hub(shown, [host_ca]),
+                credential=type(self._credentials.identity)(self._credentials.identity.key),
+            )
+        except asyncssh.PermissionDenied:
+            raise KeyRefused from None
+        except HostRefused as error:
+            raise Unavailable(str(error)) from None
+
+    async def _converse(self, connection: ClientConnection) -> None:
+        """Say hello, be certified in time, and serve until the connection ends."""
+        stdin, stdout, _ = await connection.open_session(subsystem=CONTROL_SUBSYSTEM, encoding=None)
+        peer = Peer(stdout, stdin, self._methods)
+        tasks = Tasks()
+        talking = tasks.start(peer.run())
+        try:
+            local = connection.get_extra_info("sockname")[0]
+            hello = Hello(version=__version__, addresses=self._advertise(local))
+            welcome = Welcome.model_validate(await peer.call("agent.hello", hello))
+            self._home.update(welcome.membership)
+            self._credentials.membership = welcome.membership
+            self._credentials.revoke(frozenset(welcome.revoked_keys))
+            self._peer = peer
+            log.info("hub connected", hub=str(self._hub), space=welcome.membership.space)
+            tasks.start(self._renew_in_time(peer))
+            await self._on_welcome(welcome)
+            await talking
+        finally:
+            await tasks.cancel()
+
+    async def _renew_in_time(self, peer: Peer) -> None:
+        while True:
+            await asyncio.sleep(self._credentials.renewal_wait())
+            try:
+                await self._renew(peer)
+            except Unavailable as error:
+                log.warning("certificates not renewed", reason=str(error))
+                await asyncio.sleep(RENEW_RETRY)
+
+    async def _renew(self, peer: Peer) -> None:
+        """Have both keys certified, check what came, keep it and use it."""
+        host = self._home.host()
+        request = CertificateRequest(host_key=public_line(host.key))
+        issued = Certificates.model_validate(await peer.call("agent.certify", request))
+        credentials, membership = self._credentials, self._credentials.membership
+        names = [
+            str(membership.space_id),
+            qualified_name(membership.space, Principal(membership.owner, membership.zone)),
+        ]
+        check_client(read_certificate(issued.client), [credentials.user_ca], ())
+        check_host(read_certificate(issued.host), [credentials.host_ca], names, ())
+        self._home.keep(issued)
+        credentials.replace(self._home.identity(), self._home.host())
+        log.info("certificates renewed", seconds=round(credentials.seconds_left(time.time())))
+
+    def _trouble(self, reason: str) -> None:
+        log.warning("hub not reachable, trying again", reason=reason)

@@ -1,0 +1,79 @@
+"""What the agent is and trusts at this moment. Certificates are replaced while it runs; everybody looks here."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import asyncssh
+
+from knot_keys.certificates import expires_at, starts_at
+from knot_keys.connections import Credential
+from knot_keys.keyfiles import parse_public_key
+from knot_ssh.names import Principal
+from knot_ssh.wire import Membership
+
+RENEW_AT = 2 / 3
+"""Part of a certificate's lifetime after which it is renewed."""
+RENEW_JITTER = 0.1
+"""Part of the wait by which it is shortened at random, so that a fleet does not renew all at once."""
+
+
+@dataclass(slots=True)
+class Credentials:
+    """The agent's identity. `on_change` listeners hear of new certificates and of revoked keys."""
+
+    membership: Membership
+    identity: Credential
+    host: Credential
+    revoked: frozenset[str] = frozenset()
+    on_change: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(self.membership.owner, self.membership.zone)
+
+    @property
+    def user_ca(self) -> asyncssh.SSHKey:
+        return parse_public_key(self.membership.user_ca)
+
+    @property
+    def host_ca(self) -> asyncssh.SSHKey:
+        return parse_public_key(self.membership.host_ca)
+
+    @property
+    def certified(self) -> bool:
+        """Whether both certificates are there and good."""
+        return self.seconds_left() > 0
+
+    def seconds_left(self, now: float | None = None) -> float:
+        """Until the first of the two certificates ends; 0 without them."""
+        moment = time.time() if now is None else now
+        certificates = [self.identity.certificate, self.host.certificate]
+        return min((max(0.0, expires_at(cert) - moment) if cert else 0.0) for cert in certificates)
+
+    def renewal_wait(self, now: float | None = None) -> float:
+        """Seconds to wait before renewing; 0 when it is due."""
+        moment = time.time() if now is None else now
+        if self.seconds_left(moment) == 0 or self.identity.certificate is None:
+            return 0.0
+        start, end = starts_at(self.identity.certificate), expires_at(self.identity.certificate)
+        wait = start + (end - start) * RENEW_AT - moment
+        return max(0.0, wait * (1 - random.uniform(0, RENEW_JITTER)))
+
+    def replace(self, identity: Credential, host: Credential) -> None:
+        """Use new certificates from now on."""
+        self.identity, self.host = identity, host
+        self._changed()
+
+    def revoke(self, fingerprints: frozenset[str]) -> None:
+        """Take over the list of revoked keys."""
+        if fingerprints != self.revoked:
+            self.revoked = fingerprints
+            self._changed()
+
+    def _changed(self) -> None:
+        for listener in self.on_change:
+            listener()

@@ -1,0 +1,206 @@
+"""Forwards: a listening socket each, whose connections are carried over the link to the target.
+
+The listener belongs to the forward and not to a link: the port stays bound whatever becomes of connections to the
+target, and replacing a forward only changes where new connections go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Sequence
+
+import structlog
+
+from knot_agent.links import ChannelRefused, Down, Link, Links
+from knot_ssh.addresses import Address
+from knot_ssh.dataplane.splice import Splice
+from knot_ssh.errors import Conflict, KnotError, NotFound, PortTaken, Unavailable
+from knot_ssh.listening import bind
+from knot_ssh.names import Port
+from knot_ssh.tasks import Tasks
+from knot_ssh.wire import ForwardList, ForwardOrder, ForwardStarted, ForwardStatus
+
+log = structlog.get_logger(__name__)
+
+BIND_HOST = "127.0.0.1"
+
+
+class Forward:
+    """One local port."""
+
+    def __init__(self, order: ForwardOrder, link: Link, patience: float) -> None:
+        self.order = order
+        self._link = link
+        self._patience = patience
+        self._server: asyncio.Server | None = None
+        self._splices: set[Splice] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks = Tasks()
+        self._last_error: str | None = None
+
+    async def listen(self) -> None:
+        """Bind the port and start accepting; raises PortTaken or Conflict."""
+        port = self.order.local_port
+        try:
+            sock = bind(Address(BIND_HOST, int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortTaken(f"port {port} is taken by another process on this space") from None
+            raise Conflict(f"port {port} cannot be bound on this space: {error.strerror}") from None
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accepted, sock=sock)
+
+    def retarget(self, order: ForwardOrder, link: Link) -> Link:
+        """Send new connections elsewhere; gives the link that is not needed for new ones any more."""
+        before, self._link = self._link, link
+        self.order = order
+        self._last_error = None
+        return before
+
+    def status(self) -> ForwardStatus:
+        """How it stands."""
+        state = self._link.state
+        order = self.order
+        known = ForwardStatus(
+            local_port=order.local_port,
+            space=order.target.name,
+            space_id=order.target.id,
+            remote_port=order.remote_port,
+            persistent=order.persistent,
+            state="listening",
+            reason=self._last_error,
+        )
+        if isinstance(state, Down):
+            return known.model_copy(update={"state": "failed" if state.gone else "waiting", "reason": state.reason})
+        return known.model_copy(update={"mode": "direct", "address": str(state.address)})
+
+    def stop_accepting(self) -> None:
+        if self._server:
+            self._server.close()
+
+    async def wait_idle(self) -> None:
+        """Wait until no connection is open."""
+        await self._idle.wait()
+
+    async def close(self) -> Link:
+        """Free the port and reset its connections; gives back the link."""
+        self.stop_accepting()
+        for splice in list(self._splices):
+            splice.abort()
+        await self._tasks.cancel()
+        return self._link
+
+    def _accepted(self) -> asyncio.Protocol:
+        splice = Splice(on_open=self._carry, on_closed=self._done)
+        return splice.socket_side
+
+    def _carry(self, splice: Splice) -> None:
+        self._splices.add(splice)
+        self._idle.clear()
+        self._tasks.start(self._open(splice, self._link, self.order))
+
+    async def _open(self, splice: Splice, link: Link, order: ForwardOrder) -> None:
+        try:
+            await link.open_channel(splice, order.remote_port, self._patience)
+        except (ChannelRefused, Unavailable) as error:
+            self._last_error = f"last connection: {error}"
+            log.warning("connection refused", port=order.local_port, target=order.target.name, reason=str(error))
+            splice.abort()
+
+    def _done(self, splice: Splice) -> None:
+        self._splices.discard(splice)
+        if not self._splices:
+            self._idle.set()
+
+
+class Forwards:
+    """The forwards of one agent by local port."""
+
+    def __init__(self, links: Links, patience: float) -> None:
+        self._links = links
+        self._patience = patience
+        self._forwards: dict[Port, Forward] = {}
+        self._changing = asyncio.Lock()
+
+    async def start(self, order: ForwardOrder) -> ForwardStarted:
+        """Make a forward, or replace the one on that port; the port is bound when this returns.
+
+        Raises PortTaken or Conflict, and then nothing has changed.
+        """
+        async with self._changing:
+            link = self._links.hold(order.target)
+            standing = self._forwards.get(order.local_port)
+            if standing:
+                replaced = standing.order
+                await self._links.release(standing.retarget(order, link))
+                return ForwardStarted(status=standing.status(), replaced=replaced)
+            forward = Forward(order, link, self._patience)
+            try:
+                await forward.listen()
+            except KnotError:
+                await self._links.release(link)
+                raise
+            self._forwards[order.local_port] = forward
+            log.info("forward started", port=order.local_port, target=order.target.name, remote_port=order.remote_port)
+            return ForwardStarted(status=forward.status())
+
+    async def stop(self, local_port: Port) -> ForwardStatus:
+        """Stop a forward and reset its connections; raises NotFound."""
+        async with self._changing:
+            forward = self._forwards.pop(local_port, None)
+            if forward is None:
+                raise NotFound(f"there is no forward on port {local_port} in this space")
+            status = forward.status().model_copy(update={"state": "stopped", "mode": None, "address": None, "reason": None})
+            await self._links.release(await forward.close())
+            log.info("forward stopped", port=local_port)
+            return status
+
+    def list(self) -> ForwardList:
+        """All of them, by local port."""
+        return ForwardList(forwards=[self._forwards[port].status() for port in sorted(self._forwards)])
+
+    def get(self, local_port: Port) -> ForwardOrder | None:
+        """What stands on this port."""
+        forward = self._forwards.get(local_port)
+        return forward.order if forward else None
+
+    async def restore(self, stored: Sequence[ForwardOrder]) -> None:
+        """Make the persistent forwards what the server has stored; others stay as they are."""
+        wanted = {order.local_port: order for order in stored}
+        for port, forward in list(self._forwards.items()):
+            if forward.order.persistent and port not in wanted:
+                await self.stop(port)
+        for order in stored:
+            standing = self.get(order.local_port)
+            if standing and _same(standing, order):
+                continue
+            try:
+                await self.start(order)
+            except KnotError as error:
+                log.error("forward not restored", port=order.local_port, target=order.target.name, reason=str(error))
+
+    def stop_accepting(self) -> None:
+        for forward in self._forwards.values():
+            forward.stop_accepting()
+
+    async def wait_idle(self) -> None:
+        """Wait until no connection is open."""
+        await asyncio.gather(*(forward.wait_idle() for forward in self._forwards.values()))
+
+    async def close(self) -> None:
+        """Stop every forward."""
+        for port in list(self._forwards):
+            with contextlib.suppress(NotFound):
+                await self.stop(port)
+
+
+def _same(standing: ForwardOrder, order: ForwardOrder) -> bool:
+    """Whether the two mean the same forward, whatever is known of the target's whereabouts."""
+    return (standing.target.id, standing.remote_port, standing.persistent) == (
+        order.target.id,
+        order.remote_port,
+        order.persistent,
+    )

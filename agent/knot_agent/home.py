@@ -1,0 +1,132 @@
+"""The agent's data folder: its keys, its certificates, and which space it is.
+
+    agent.json               which token was redeemed, and the membership it gave: the one file that switches
+    identity-<token>         the enrolled key (and -cert.pub, its client certificate)
+    host_key                 the endpoint's key (and -cert.pub, its host certificate)
+    agent.sock               the socket for the command line
+
+A key's file is named after the token that it was made for. So a join that was cut short is taken up again with the same
+key, which the hub answers in the same way, and a new token makes a new key without touching the old one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import asyncssh
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from knot_keys.certificates import read_certificate
+from knot_keys.connections import Credential
+from knot_keys.keyfiles import load_or_create_key
+from knot_ssh.errors import KnotError
+from knot_ssh.files import make_private_folder, read_secret, replace_file
+from knot_ssh.wire import Certificates, Membership
+
+STATE_FILE = "agent.json"
+HOST_KEY_FILE = "host_key"
+LOCK_FILE = "agent.lock"
+
+
+class _State(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    token_id: str
+    membership: Membership
+
+
+class Home:
+    """One agent's folder, used by one agent at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make or open the folder; raises KnotError when another agent uses it."""
+        make_private_folder(folder)
+        self.folder = folder
+        self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise KnotError(f"another agent is running in {folder}; stop it, or choose another --data") from None
+        try:
+            self._state = self._read_state()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another agent use the folder."""
+        os.close(self._lock)
+
+    @property
+    def membership(self) -> Membership | None:
+        """The space this agent has joined; None before it has."""
+        return self._state.membership if self._state else None
+
+    @property
+    def token_id(self) -> str | None:
+        """The id of the token it joined with."""
+        return self._state.token_id if self._state else None
+
+    def key_for(self, token_id: str) -> asyncssh.SSHKey:
+        """The key to enrol with this token, made when asked for the first time."""
+        return load_or_create_key(self._identity(token_id), "knot agent")
+
+    def joined(self, token_id: str, membership: Membership) -> None:
+        """Switch to this membership, in one step; keys of earlier ones are removed."""
+        if token_id != self.token_id:
+            self._certificate_file(HOST_KEY_FILE).unlink(missing_ok=True)
+        self._state = _State(token_id=token_id, membership=membership)
+        replace_file(self.folder / STATE_FILE, self._state.model_dump_json(indent=2).encode() + b"\n")
+        for path in self.folder.glob("identity-*"):
+            if not path.name.startswith(self._identity(token_id).name):
+                path.unlink()
+
+    def update(self, membership: Membership) -> None:
+        """Remember what the hub says of this space now."""
+        if self._state and membership != self._state.membership:
+            self.joined(self._state.token_id, membership)
+
+    def identity(self) -> Credential:
+        """The enrolled key, with its certificate where there is one."""
+        return self._credential(self._identity(self._joined().token_id).name)
+
+    def host(self) -> Credential:
+        """The endpoint's key, with its certificate where there is one."""
+        return self._credential(HOST_KEY_FILE)
+
+    def keep(self, certificates: Certificates) -> None:
+        """Store new certificates beside their keys."""
+        identity = self._identity(self._joined().token_id).name
+        replace_file(self._certificate_file(identity), certificates.client.encode() + b"\n")
+        replace_file(self._certificate_file(HOST_KEY_FILE), certificates.host.encode() + b"\n")
+
+    def _joined(self) -> _State:
+        if self._state is None:
+            raise KnotError("this agent has not joined a space")
+        return self._state
+
+    def _credential(self, name: str) -> Credential:
+        key = load_or_create_key(self.folder / name, "knot agent")
+        path = self._certificate_file(name)
+        if not path.exists():
+            return Credential(key)
+        certificate = read_certificate(path.read_text("ascii"))
+        return Credential(key, certificate if certificate.key == key.convert_to_public() else None)
+
+    def _identity(self, token_id: str) -> Path:
+        return self.folder / f"identity-{token_id}"
+
+    def _certificate_file(self, name: str) -> Path:
+        return self.folder / f"{name}-cert.pub"
+
+    def _read_state(self) -> _State | None:
+        path = self.folder / STATE_FILE
+        if not path.exists():
+            return None
+        try:
+            return _State.model_validate_json(read_secret(path))
+        except ValidationError:
+            raise KnotError(f"{path} is damaged: remove the folder and join again with a new token") from None

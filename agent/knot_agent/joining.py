@@ -1,0 +1,46 @@
+"""Joining: show a token to the hub it names, prove to hold a key, and learn which space this is."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+
+import asyncssh
+
+from knot_keys.certificates import check_hub
+from knot_keys.connections import close, connect
+from knot_keys.joinproof import prove
+from knot_keys.jointoken import JoinToken
+from knot_keys.keyfiles import public_line
+from knot_ssh.addresses import Address
+from knot_ssh.errors import JoinRefused
+from knot_ssh.rpc import Peer
+from knot_ssh.tasks import Tasks
+from knot_ssh.wire import JoinChallenge, JoinRequest, Membership, Nothing
+
+JOIN_LOGIN = "join"
+JOIN_SUBSYSTEM = "knot-join"
+
+
+async def join(hub: Address, token: JoinToken, key: asyncssh.SSHKey) -> Membership:
+    """Enrol the key. Raises JoinRefused (the token is no good), HostRefused (not the token's hub) or Unavailable."""
+    try:
+        connection = await connect(hub, JOIN_LOGIN, lambda shown: check_hub(shown, [token.host_ca]), password=str(token))
+    except asyncssh.PermissionDenied:
+        raise JoinRefused("the hub does not know that join token; make a new one with `knot space token NAME`") from None
+    tasks = Tasks()
+    try:
+        stdin, stdout, _ = await connection.open_session(subsystem=JOIN_SUBSYSTEM, encoding=None)
+        peer = Peer(stdout, stdin, {})
+        tasks.start(peer.run())
+        challenge = JoinChallenge.model_validate(await peer.call("join.challenge", Nothing()))
+        signature = prove(key, challenge.nonce, token.id)
+        request = JoinRequest(public_key=public_line(key), signature=base64.b64encode(signature).decode())
+        membership = Membership.model_validate(await peer.call("join.enrol", request))
+    finally:
+        await tasks.cancel()
+        with contextlib.suppress(asyncssh.Error, OSError):
+            await close(connection)
+    if membership.host_ca != public_line(token.host_ca):
+        raise JoinRefused("the hub's answer names another CA than the join token")
+    return membership

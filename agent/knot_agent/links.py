@@ -1,0 +1,243 @@
+"""Links: the agent's long-lived SSH connections, one to each target that a forward points to.
+
+A link keeps trying until it is released. While it has a connection it is up, and channels open at once; otherwise a
+channel waits for it, up to a limit. When our certificate is replaced the link dials again, new channels use the new
+connection, and the old one ends with its last channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import asyncssh
+import structlog
+
+from knot_agent.admission import LOCALHOST
+from knot_agent.credentials import Credentials
+from knot_keys.certificates import check_host
+from knot_keys.connections import ClientConnection, HostRefused, close, connect
+from knot_keys.keyfiles import fingerprint
+from knot_ssh.addresses import Address
+from knot_ssh.dataplane.splice import Splice
+from knot_ssh.errors import KnotError, NotFound, Unavailable
+from knot_ssh.names import Port, Principal, SpaceId, qualified_name
+from knot_ssh.retrying import until_available
+from knot_ssh.tasks import Tasks
+from knot_ssh.wire import Target
+
+log = structlog.get_logger(__name__)
+
+ENDPOINT_LOGIN = "knot"
+"""Login name at endpoints; ours ignore it, an ordinary sshd needs an account."""
+
+Locate = Callable[[SpaceId], Awaitable[Target]]
+"""Asks the hub where a target is; raises NotFound when it is gone, Unavailable when the hub is away."""
+
+
+class ChannelRefused(KnotError):
+    """The target would not open a channel."""
+
+    code = "channel_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """There is a connection to this address."""
+
+    connection: ClientConnection
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """There is none, for this reason. `gone`: nor will there be, the target was deleted."""
+
+    reason: str
+    gone: bool = False
+
+
+CONNECTING = Down("connecting")
+
+
+class Link:
+    """One target. `state` is Up or Down."""
+
+    def __init__(self, target: Target, credentials: Credentials, locate: Locate) -> None:
+        self.target = target
+        self.state: Up | Down = CONNECTING
+        self._credentials = credentials
+        self._locate = locate
+        self._news = asyncio.Event()
+        self._up = asyncio.Event()
+        self._renew = asyncio.Event()
+        self._tasks = Tasks()
+        self._tasks.start(self._keep())
+
+    def update(self, target: Target) -> None:
+        """Take over what the hub says of the target, and try at once if it may be reached now."""
+        self.target = target
+        self._news.set()
+
+    def credentials_changed(self) -> None:
+        """Dial again with the new certificate; cut a connection to a host whose key was revoked."""
+        self._renew.set()
+
+    async def open_channel(self, splice: Splice, port: Port, patience: float) -> None:
+        """Join a splice to a channel to this port of the target, waiting up to `patience` seconds for the link.
+
+        Raises Unavailable when the target is not reached, ChannelRefused when it refuses.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                await self._up.wait()
+        except TimeoutError:
+            reason = self.state.reason if isinstance(self.state, Down) else ""
+            raise Unavailable(f"{self.target.name}: {reason}") from None
+        state = self.state
+        assert isinstance(state, Up)
+        opening = self._tasks.start(_open(state.connection, splice, port))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(lambda _: splice.abort())  # a channel that opens now has no owner any more
+            raise
+
+    async def drain(self) -> None:
+        """Wait until no channel is open on the present connection."""
+        if isinstance(self.state, Up):
+            await self.state.connection.wait_idle()
+
+    async def close(self) -> None:
+        """End the link and every connection of it."""
+        await self._tasks.cancel()
+
+    async def _keep(self) -> None:
+        """Connect, stay connected, start again."""
+        while True:
+            try:
+                up = await until_available(self._connect, self._news, self._trouble)
+            except NotFound:
+                self.state = Down("target gone", gone=True)
+                await self._news.wait()
+                continue
+            self.state = up
+            self._up.set()
+            log.info("link up", target=self.target.name, address=str(up.address))
+            keeping = self._tasks.start(self._hold(up.connection))
+            renewing = asyncio.ensure_future(self._renew.wait())
+            try:
+                await asyncio.wait((keeping, renewing), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                renewing.cancel()
+                self._up.clear()
+            if keeping.done():
+                self.state = Down("connection lost")
+                log.warning("link down", target=self.target.name, reason="connection lost")
+            else:
+                self.state = CONNECTING
+                self._tasks.start(self._retire(up.connection))
+
+    async def _connect(self) -> Up:
+        """One attempt at every address. Raises Unavailable, or NotFound when the target was deleted."""
+        self._renew.clear()
+        with contextlib.suppress(Unavailable):  # without the hub, what is known has to do
+            self.target = await self._locate(self.target.id)
+        target, credentials = self.target, self._credentials
+        if not credentials.certified:
+            raise Unavailable("this agent has no valid certificate; is the server reachable?")
+        if not target.addresses:
+            raise Unavailable("the target is not reachable" if target.running else "the target is not running")
+        names = [str(target.id), qualified_name(target.name, Principal(target.owner, target.zone))]
+        problems = []
+        for address in map(Address.parse, target.addresses):
+            try:
+                connection = await connect(
+                    address,
+                    ENDPOINT_LOGIN,
+                    lambda shown: check_host(shown, [credentials.host_ca], names, credentials.revoked),
+                    credential=credentials.identity,
+                )
+            except asyncssh.PermissionDenied:
+                problems.append(f"{address}: the target refused our certificate")
+            except (Unavailable, HostRefused) as error:
+                problems.append(str(error))
+            else:
+                return Up(connection, address)
+        raise Unavailable("; ".join(problems))
+
+    async def _hold(self, connection: ClientConnection) -> None:
+        """Own a connection while it lives; end it with the link."""
+        try:
+            await connection.wait_closed()
+        finally:
+            await close(connection)
+
+    async def _retire(self, connection: ClientConnection) -> None:
+        """Let a connection that was replaced end with its last channel; at once when its host was revoked."""
+        host_key = connection.get_server_host_key()
+        if host_key is None or fingerprint(host_key) not in self._credentials.revoked:
+            await connection.wait_idle()
+        await close(connection)
+
+    def _trouble(self, reason: str) -> None:
+        self.state = Down(reason)
+        log.warning("link down", target=self.target.name, reason=reason)
+
+
+class Links:
+    """The links of one agent by target. A link lives as long as somebody holds it."""
+
+    def __init__(self, credentials: Credentials, locate: Locate) -> None:
+        self._credentials = credentials
+        self._locate = locate
+        self._links: dict[SpaceId, Link] = {}
+        self._holders: dict[SpaceId, int] = {}
+        credentials.on_change.append(self._credentials_changed)
+
+    def hold(self, target: Target) -> Link:
+        """The link to this target; `release` it when done."""
+        link = self._links.get(target.id)
+        if link is None:
+            link = self._links[target.id] = Link(target, self._credentials, self._locate)
+            self._holders[target.id] = 0
+        elif target.running:
+            link.update(target)
+        self._holders[target.id] += 1
+        return link
+
+    async def release(self, link: Link) -> None:
+        """Give a link back; with its last holder it closes."""
+        target_id = link.target.id
+        self._holders[target_id] -= 1
+        if self._holders[target_id] == 0:
+            del self._links[target_id], self._holders[target_id]
+            await link.close()
+
+    def update(self, target: Target) -> None:
+        """News of a target from the hub."""
+        link = self._links.get(target.id)
+        if link:
+            link.update(target)
+
+    def look_again(self) -> None:
+        """The hub is back: whoever waits may try now."""
+        for link in self._links.values():
+            link.update(link.target)
+
+    def _credentials_changed(self) -> None:
+        for link in self._links.values():
+            link.credentials_changed()
+
+
+async def _open(connection: ClientConnection, splice: Splice, port: Port) -> None:
+    """Open a direct-tcpip channel (RFC 4254 section 7.2)."""
+    host, origin_port = splice.socket_side.peer
+    try:
+        await connection.create_connection(lambda: splice.channel_side, LOCALHOST, int(port), host, origin_port)
+    except asyncssh.ChannelOpenError as error:
+        raise ChannelRefused(error.reason) from None
+    except (asyncssh.Error, OSError, AssertionError) as error:  # asyncssh asserts where a connection has just gone
+        raise Unavailable(f"the link was lost: {error}") from None

@@ -1,0 +1,211 @@
+"""Make and check OpenSSH certificates (PROTOCOL.certkeys in the OpenSSH source).
+
+Making: build, sign, then read the finished certificate back and check it before it leaves. Checking: a ladder of early
+refusals, each with its reason; the peer hears none of them, the log does. asyncssh takes a certificate without
+principals for one that is good for everybody, so the principals are always checked here, never left to it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import asyncssh
+from asyncssh.public_key import CERT_TYPE_HOST, CERT_TYPE_USER, SSHOpenSSHCertificate
+
+from knot_keys.identity import BadIdentity, HostIdentity, HubIdentity, Identity
+from knot_keys.keyfiles import KEY_ALGORITHM, fingerprint
+from knot_ssh.errors import KnotError
+from knot_ssh.names import HUB_PRINCIPAL
+
+LIFETIME = 3600
+"""Seconds that a certificate is good for: short enough to do without revocation in the worst case, long enough that a
+server may be away for most of an hour."""
+BACKDATE = 60
+"""Seconds that a certificate starts in the past, for clocks that are behind ours."""
+CLIENT_EXTENSIONS = {"permit-port-forwarding"}
+CLIENT_KEY_ALGORITHMS = frozenset(
+    {"ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa"}
+)
+"""Key types a client may have certified (`ssh-rsa` names the key type; its SHA-1 signatures are refused at login)."""
+
+
+class CertificateRefused(ValueError):
+    """A certificate is not good for what it was shown for; the text is for the log."""
+
+
+class CertificateFields(Protocol):
+    """Something that knows its principals and key id."""
+
+    def encode(self) -> tuple[list[str], str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What was learnt from a client certificate that passed every check."""
+
+    identity: Identity
+    serial: int
+    fingerprint: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate that was made: the OpenSSH line, and what the store records of it."""
+
+    line: str
+    serial: int
+    fingerprint: str
+    key_id: str
+    expires_at: int
+
+
+def issue_client(
+    ca: asyncssh.SSHKey, key: asyncssh.SSHKey, identity: Identity, *, lifetime: int = LIFETIME, now: float | None = None
+) -> Issued:
+    """Certify a client's public key for `lifetime` seconds from now."""
+    principals, key_id, serial, after, before = _fields(identity, lifetime, now)
+    certificate = ca.generate_user_certificate(
+        key, key_id, serial=serial, principals=principals, valid_after=after, valid_before=before,
+        permit_x11_forwarding=False, permit_agent_forwarding=False, permit_port_forwarding=True,
+        permit_pty=False, permit_user_rc=False,
+    )  # fmt: skip
+    line = _line(certificate)
+    check_client(read_certificate(line), [ca], (), now=after + BACKDATE)
+    return Issued(line, serial, fingerprint(key), key_id, before)
+
+
+def issue_host(
+    ca: asyncssh.SSHKey,
+    key: asyncssh.SSHKey,
+    identity: HostIdentity | HubIdentity,
+    *,
+    lifetime: int = LIFETIME,
+    now: float | None = None,
+) -> Issued:
+    """Certify a host key for `lifetime` seconds from now."""
+    principals, key_id, serial, after, before = _fields(identity, lifetime, now)
+    certificate = ca.generate_host_certificate(
+        key, key_id, serial=serial, principals=principals, valid_after=after, valid_before=before
+    )
+    line = _line(certificate)
+    check_host(read_certificate(line), [ca], principals, (), now=after + BACKDATE)
+    return Issued(line, serial, fingerprint(key), key_id, before)
+
+
+def read_certificate(line: str) -> SSHOpenSSHCertificate:
+    """Read an OpenSSH certificate line; its signature is verified on the way. Raises KnotError."""
+    try:
+        certificate = asyncssh.import_certificate(line)
+    except (asyncssh.KeyImportError, ValueError) as error:
+        raise KnotError(f"that is not an OpenSSH certificate: {error}") from None
+    if not isinstance(certificate, SSHOpenSSHCertificate):
+        raise KnotError("that is an X.509 certificate, not OpenSSH's")
+    return certificate
+
+
+def check_client(
+    certificate: SSHOpenSSHCertificate,
+    cas: Collection[asyncssh.SSHKey],
+    revoked: Collection[str],
+    *,
+    now: float | None = None,
+) -> ClientCertificate:
+    """Check a client certificate; raises CertificateRefused.
+
+    `revoked` holds fingerprints of certified keys. Whether the holder proved to have the key is the caller's to know.
+    """
+    cert = _checked(certificate, CERT_TYPE_USER, cas, revoked, time.time() if now is None else now)
+    if cert.key.get_algorithm() not in CLIENT_KEY_ALGORITHMS:
+        raise CertificateRefused("key type")
+    if set(cert.options) != CLIENT_EXTENSIONS:
+        raise CertificateRefused("options other than permit-port-forwarding")
+    try:
+        identity = Identity.decode(cert.principals, _key_id(cert))
+    except BadIdentity as error:
+        raise CertificateRefused(f"identity: {error}") from None
+    return ClientCertificate(identity, _serial(cert), fingerprint(cert.key), expires_at(cert))
+
+
+def check_host(
+    certificate: SSHOpenSSHCertificate,
+    cas: Collection[asyncssh.SSHKey],
+    expected: Collection[str],
+    revoked: Collection[str],
+    *,
+    now: float | None = None,
+) -> asyncssh.SSHKey:
+    """Check that a host certificate names every expected principal, and nobody else; gives the host's key.
+
+    Raises CertificateRefused.
+    """
+    cert = _checked(certificate, CERT_TYPE_HOST, cas, revoked, time.time() if now is None else now)
+    if cert.key.get_algorithm() != KEY_ALGORITHM:
+        raise CertificateRefused("key type")
+    if not expected or set(cert.principals) != set(expected):
+        raise CertificateRefused(f"it is for {', '.join(sorted(cert.principals)) or 'nobody'}")
+    return cert.key
+
+
+def check_hub(
+    certificate: SSHOpenSSHCertificate, cas: Collection[asyncssh.SSHKey], *, now: float | None = None
+) -> asyncssh.SSHKey:
+    """Check the hub's host certificate, whatever address was dialled; raises CertificateRefused."""
+    return check_host(certificate, cas, [HUB_PRINCIPAL], (), now=now)
+
+
+def expires_at(certificate: SSHOpenSSHCertificate) -> float:
+    """When the certificate ends, in seconds since 1970."""
+    return float(certificate._valid_before)
+
+
+def starts_at(certificate: SSHOpenSSHCertificate) -> float:
+    """When the certificate begins, in seconds since 1970."""
+    return float(certificate._valid_after)
+
+
+def _checked(
+    certificate: SSHOpenSSHCertificate,
+    kind: int,
+    cas: Collection[asyncssh.SSHKey],
+    revoked: Collection[str],
+    now: float,
+) -> SSHOpenSSHCertificate:
+    """What holds for both kinds of certificate."""
+    if certificate._cert_type != kind:
+        raise CertificateRefused("wrong kind of certificate")
+    if certificate.signing_key.public_data not in {ca.public_data for ca in cas}:  # a private key never equals its public one
+        raise CertificateRefused("unknown CA")
+    if certificate.key.public_data == certificate.signing_key.public_data:
+        raise CertificateRefused("a CA's key as login key")
+    if now < starts_at(certificate):
+        raise CertificateRefused("not yet valid")
+    if now >= expires_at(certificate):
+        raise CertificateRefused("expired")
+    if not certificate.principals:
+        raise CertificateRefused("no principals")
+    if fingerprint(certificate.key) in revoked:
+        raise CertificateRefused("revoked")
+    return certificate
+
+
+def _fields(identity: CertificateFields, lifetime: int, now: float | None) -> tuple[list[str], str, int, int, int]:
+    principals, key_id = identity.encode()
+    moment = int(time.time() if now is None else now)
+    return principals, key_id, secrets.randbits(63), moment - BACKDATE, moment + lifetime
+
+
+def _line(certificate: SSHOpenSSHCertificate) -> str:
+    return " ".join(certificate.export_certificate("openssh").decode("ascii").split()[:2])
+
+
+def _key_id(certificate: SSHOpenSSHCertificate) -> str:
+    return str(certificate._key_id)
+
+
+def _serial(certificate: SSHOpenSSHCertificate) -> int:
+    return int(certificate._serial)

@@ -1,0 +1,315 @@
+"""SSH connections that trust certificates and nothing else. Hub, endpoint and links are all made of these.
+
+asyncssh's own callbacks never see the certificate, look for principals only where there are some, and read files and
+agents of the environment unless told not to. So the one method that judges a client's key, and the one that judges a
+host's, are overridden here, and every option that would look outside is set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import asyncssh
+from asyncssh.connection import SSHClientConnectionOptions, SSHConnection, SSHServerConnectionOptions
+from asyncssh.packet import SSHPacket, String
+from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, decode_ssh_public_key
+
+from knot_keys.certificates import CertificateRefused
+from knot_ssh.addresses import Address
+from knot_ssh.dataplane.splice import Splice
+from knot_ssh.errors import KnotError, Unavailable
+
+LOGIN_TIMEOUT = 10
+"""Seconds for key exchange and login together."""
+CONNECT_TIMEOUT = 10
+"""Seconds for TCP to connect."""
+KEEPALIVE_INTERVAL = 4
+KEEPALIVE_COUNT = 3
+"""A silent peer is given up after interval x (count + 1) = 16 s."""
+LOGIN_TRIES = 6
+"""Keys and passwords one connection may try (sshd's MaxAuthTries)."""
+
+ALGORITHMS: dict[str, Any] = {
+    "kex_algs": ["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256"],
+    "encryption_algs": [
+        "aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr", "aes128-ctr",
+    ],
+    "mac_algs": ["hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com"],
+    "compression_algs": ["none"],
+    "signature_algs": [
+        "ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "rsa-sha2-256", "rsa-sha2-512",
+    ],
+}  # fmt: skip
+"""No SHA-1, no CBC, no encrypt-and-MAC; authenticated encryption first. Every one is in OpenSSH 8 and paramiko 3."""
+SIGNATURES = frozenset(name.encode() for name in ALGORITHMS["signature_algs"])
+"""asyncssh advertises these to the client but would accept others: they are enforced at login."""
+HOST_KEY_ALGORITHMS = ["ssh-ed25519-cert-v01@openssh.com"]
+
+Shown = asyncssh.SSHKey | SSHOpenSSHCertificate
+"""What a client offers at login: a plain public key, or a certificate."""
+
+
+class _SplicedConnection(SSHConnection):
+    """Adds what asyncssh leaves out: a full connection slows down the sockets that fill it."""
+
+    lost = False
+    """Whether the connection is gone; set before its channels hear of it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._splices: set[Splice] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def attach(self, splice: Splice) -> None:
+        """A channel of ours has been opened on this connection."""
+        self._splices.add(splice)
+        self._idle.clear()
+
+    def detach(self, splice: Splice) -> None:
+        """That channel is gone."""
+        self._splices.discard(splice)
+        if not self._splices:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no channel of ours is open."""
+        await self._idle.wait()
+
+    def pause_writing(self) -> None:
+        for splice in self._splices:
+            splice.brake("connection")
+
+    def resume_writing(self) -> None:
+        for splice in self._splices:
+            splice.release("connection")
+
+    def _cleanup(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._idle.set()
+        super()._cleanup(exc)
+
+
+class Doorkeeper(asyncssh.SSHServer):
+    """Decides who enters. One for each connection that comes in."""
+
+    connection: ServerConnection
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        assert isinstance(conn, ServerConnection)
+        self.connection = conn
+
+    def begin_auth(self, username: str) -> bool:
+        return True  # False would let anybody in
+
+    def password_auth_supported(self) -> bool:
+        return False
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def kbdint_auth_supported(self) -> bool:
+        return False
+
+    async def welcomes(self, login: str, shown: Shown) -> bool:
+        """Whether the holder of this key or certificate may enter under this login name.
+
+        Asked before the holder has proved anything: nothing may be remembered. Nothing is read from the connection
+        meanwhile, so that it may take its time.
+        """
+        raise NotImplementedError
+
+    def entered(self, login: str, shown: Shown) -> None:
+        """The holder has proved to have the key: now remember who it is."""
+        raise NotImplementedError
+
+
+class ServerConnection(_SplicedConnection, asyncssh.SSHServerConnection):
+    """A connection that came in; its Doorkeeper sees keys and certificates whole."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHServerConnectionOptions) -> None:
+        super().__init__(loop, options)
+        self._tries = 0
+
+    async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
+        self.count_try()
+        shown = _decoded(key_data)
+        keeper = self.get_owner()
+        if shown is None or not isinstance(keeper, Doorkeeper):
+            return False
+        self.pause_reading()
+        try:
+            if not await keeper.welcomes(username, shown):
+                return False
+        finally:
+            self.resume_reading()
+        if not msg:
+            return True
+        key = shown if isinstance(shown, asyncssh.SSHKey) else shown.key
+        if not self._signed(key, msg, signature):
+            return False
+        keeper.entered(username, shown)
+        return True
+
+    def count_try(self) -> None:
+        """Count one attempt to log in; the connection ends when there were too many."""
+        self._tries += 1
+        if self._tries > LOGIN_TRIES:
+            raise asyncssh.DisconnectError(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many attempts to log in")
+
+    def pause_reading(self) -> None:
+        """Read nothing from the peer until `resume_reading`."""
+        if self._transport and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _signed(self, key: asyncssh.SSHKey, msg: bytes, signature: bytes) -> bool:
+        """Whether this is the key's signature, of an algorithm we accept (RFC 4252 section 7)."""
+        try:
+            algorithm = SSHPacket(signature).get_string()
+        except asyncssh.Error:
+            return False
+        return algorithm in SIGNATURES and key.verify(String(self._session_id) + msg, signature)
+
+
+HostCheck = Callable[[SSHOpenSSHCertificate], asyncssh.SSHKey]
+"""Gives the host's key when the certificate is good for the host we want; raises CertificateRefused."""
+
+
+class HostRefused(KnotError):
+    """The machine that answered is not the one we want."""
+
+    code = "host_refused"
+
+
+class ClientConnection(_SplicedConnection, asyncssh.SSHClientConnection):
+    """A connection that we made. The host's certificate is judged once; later key exchanges must show the same key.
+
+    (A host certificate is short-lived: judging it again at each rekey would cut long connections for nothing.)
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHClientConnectionOptions, check: HostCheck) -> None:
+        super().__init__(loop, options, wait="auth")
+        self._check = check
+        self._pinned: asyncssh.SSHKey | None = None
+        self.refusal = ""
+
+    def _validate_host_key(self, host: str, addr: str, port: int, key_data: bytes) -> asyncssh.SSHKey:
+        shown = _decoded(key_data)
+        try:
+            if shown is None or isinstance(shown, asyncssh.SSHKey):
+                raise CertificateRefused("a plain host key where a certificate was expected")
+            if self._pinned is None:
+                self._pinned = self._check(shown)
+            elif shown.key != self._pinned:
+                raise CertificateRefused("the host key changed within the connection")
+        except CertificateRefused as error:
+            self.refusal = str(error)
+            raise
+        return self._pinned
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What we log in with: a key, and a certificate for it where there is one."""
+
+    key: asyncssh.SSHKey
+    certificate: SSHOpenSSHCertificate | None = None
+
+
+async def connect(
+    address: Address,
+    login: str,
+    check: HostCheck,
+    *,
+    credential: Credential | None = None,
+    password: str | None = None,
+) -> ClientConnection:
+    """Dial, check the host, log in.
+
+    Raises Unavailable (nobody answers), HostRefused (somebody else answers) or asyncssh.PermissionDenied (not let in).
+    """
+    loop = asyncio.get_running_loop()
+    keys: list[Any] = []
+    if credential:
+        keys = [(credential.key, credential.certificate) if credential.certificate else credential.key]
+    options = await SSHClientConnectionOptions.construct(
+        config=None, host=address.host, port=address.port, username=login, password=password,
+        client_keys=keys or None, agent_path=None, known_hosts=([], [], []), x509_trusted_certs=None,
+        x509_trusted_cert_paths=[], gss_host=None, host_based_auth=False, kbdint_auth=False,
+        public_key_auth=bool(keys), password_auth=password is not None, disable_trivial_auth=True,
+        pkcs11_provider=None, send_env=None, server_host_key_algs=HOST_KEY_ALGORITHMS, proxy_command=None,
+        login_timeout=LOGIN_TIMEOUT, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
+        encoding=None, **ALGORITHMS,
+    )  # fmt: skip
+    options.waiter = loop.create_future()
+    connection: ClientConnection | None = None
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            _, connection = await loop.create_connection(
+                lambda: ClientConnection(loop, options, check), address.host, address.port
+            )
+        await options.waiter
+    except (OSError, TimeoutError) as error:
+        await _discard(connection)
+        raise Unavailable(f"{address}: {_said(error)}") from None
+    except asyncssh.HostKeyNotVerifiable:
+        reason = connection.refusal if connection else ""
+        await _discard(connection)
+        raise HostRefused(f"{address} is not the host we want: {reason}") from None
+    except asyncssh.PermissionDenied:
+        await _discard(connection)
+        raise
+    except asyncssh.Error as error:
+        await _discard(connection)
+        raise Unavailable(f"{address}: {error.reason}") from None
+    except BaseException:
+        await _discard(connection)
+        raise
+    return connection
+
+
+async def server_options(doorkeeper: Callable[[], Doorkeeper], host: Credential) -> SSHServerConnectionOptions:
+    """What every server connection of ours is made with; `password` is the doorkeeper's to support."""
+    options: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
+        config=None, server_factory=doorkeeper, server_host_keys=[(host.key, host.certificate)], gss_host=None,
+        x509_trusted_certs=None, x509_trusted_cert_paths=[], host_based_auth=False, kbdint_auth=False, allow_pty=False,
+        x11_forwarding=False, agent_forwarding=False, allow_scp=False, line_editor=False, rdns_lookup=False,
+        login_timeout=LOGIN_TIMEOUT, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
+        encoding=None, **ALGORITHMS,
+    )  # fmt: skip
+    return options
+
+
+async def close(connection: SSHConnection) -> None:
+    """End a connection now and wait until it is gone."""
+    connection.abort()
+    await connection.wait_closed()
+
+
+async def _discard(connection: ClientConnection | None) -> None:
+    if connection:
+        await close(connection)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, TimeoutError) and not error.strerror:
+        return "no answer"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _decoded(key_data: bytes) -> Shown | None:
+    """The certificate or key in this blob; None for what is neither."""
+    for decode in (decode_ssh_certificate, decode_ssh_public_key):
+        try:
+            shown = decode(key_data)
+        except asyncssh.KeyImportError:
+            continue
+        return shown if isinstance(shown, Shown) else None
+    return None

@@ -1,0 +1,60 @@
+"""Private keys in files: OpenSSH format, made 0600, refused when others can read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncssh
+
+from knot_ssh.errors import KnotError
+from knot_ssh.files import create_private_file, read_secret, replace_file
+
+KEY_ALGORITHM = "ssh-ed25519"
+
+
+def new_key(comment: str) -> asyncssh.SSHKey:
+    """A new ed25519 private key."""
+    return asyncssh.generate_private_key(KEY_ALGORITHM, comment=comment)
+
+
+def create_key(path: Path, comment: str) -> asyncssh.SSHKey:
+    """Make a new key and its file (with `.pub` beside it); raises FileExistsError where the file exists."""
+    key = new_key(comment)
+    create_private_file(path, key.export_private_key("openssh"))
+    replace_file(path.with_name(path.name + ".pub"), key.export_public_key("openssh"))
+    return key
+
+
+def load_key(path: Path) -> asyncssh.SSHKey:
+    """Read a private key; raises LooseFile or KnotError with the path and what is wrong."""
+    data = read_secret(path)
+    try:
+        return asyncssh.import_private_key(data)
+    except asyncssh.KeyImportError as error:
+        raise KnotError(f"{path} is not an OpenSSH private key: {error}") from None
+
+
+def load_or_create_key(path: Path, comment: str) -> asyncssh.SSHKey:
+    """The key in this file; a new one where there is no file."""
+    return load_key(path) if path.exists() else create_key(path, comment)
+
+
+def public_line(key: asyncssh.SSHKey) -> str:
+    """The public key as one OpenSSH line without comment."""
+    return " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
+
+
+def parse_public_key(line: str) -> asyncssh.SSHKey:
+    """Read an ed25519 public key line; raises KnotError for anything else."""
+    try:
+        key = asyncssh.import_public_key(line)
+    except (asyncssh.KeyImportError, ValueError) as error:
+        raise KnotError(f"that is not an OpenSSH public key: {error}") from None
+    if key.get_algorithm() != KEY_ALGORITHM:
+        raise KnotError(f"that key is {key.get_algorithm()}; it must be {KEY_ALGORITHM}")
+    return key
+
+
+def fingerprint(key: asyncssh.SSHKey) -> str:
+    """SHA256 fingerprint as `ssh-keygen -l` prints it."""
+    return str(key.get_fingerprint("sha256"))

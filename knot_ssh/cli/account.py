@@ -1,0 +1,79 @@
+"""`knot login` and `knot user …`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from knot_ssh.api import Api
+from knot_ssh.cli.connection import api, given, keep, server_options
+from knot_ssh.cli.params import OWNER
+from knot_ssh.cli.tables import show
+from knot_ssh.names import Owner
+
+
+@click.command()
+@server_options
+@click.pass_context
+def login(context: click.Context) -> None:
+    """Keep server and token for later commands, once the server has accepted them.
+
+    Give --server and --token. `--token -`, or none, reads the token from standard input.
+    """
+    said = given(context)
+    if not said.server:
+        raise click.UsageError("--server URL is missing", context)
+    token = said.token if said.token not in (None, "-") else _read_token()
+    Api(said.server, token or "").get("api", "users")
+    path = keep(said.server.rstrip("/"), token or "")
+    click.echo(f"Logged in to {said.server}; kept in {path}")
+
+
+@click.group()
+@server_options
+def user() -> None:
+    """Users of the server."""
+
+
+@user.command()
+@click.argument("name", type=OWNER)
+@click.option("--admin", is_flag=True, help="Let this user make and delete users.")
+@server_options
+@click.pass_context
+def create(context: click.Context, name: Owner, admin: bool) -> None:
+    """Make a user; prints their API token."""
+    made = api(context).post("api", "users", body={"name": name, "admin": admin})
+    click.echo(f"Made the user {name!s}; the API token follows and is shown this once.", err=True)
+    click.echo(made["token"])
+
+
+@user.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@server_options
+@click.pass_context
+def list_users(context: click.Context, as_json: bool) -> None:
+    """List the users."""
+    listing = api(context).get("api", "users")
+    if as_json:
+        click.echo(json.dumps(listing, indent=2))
+        return
+    show(["NAME", "ADMIN"], [(entry["name"], "yes" if entry["admin"] else "no") for entry in listing["users"]])
+
+
+@user.command()
+@click.argument("name", type=OWNER)
+@server_options
+@click.pass_context
+def delete(context: click.Context, name: Owner) -> None:
+    """Delete a user with all their spaces."""
+    api(context).delete("api", "users", name)
+    click.echo(f"Deleted the user {name}.")
+
+
+def _read_token() -> str:
+    """The token from a terminal, unseen, or from a pipe: so that it stands in no process list."""
+    if sys.stdin.isatty():
+        return str(click.prompt("API token", hide_input=True))
+    return sys.stdin.readline().strip()

@@ -1,0 +1,36 @@
+"""Values on the command line, read by the same parsers as everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from knot_ssh.addresses import Address
+from knot_ssh.errors import BadInput
+from knot_ssh.names import Owner, Port, SpaceName, Zone, space_reference
+
+
+class Parsed(click.ParamType[Any]):
+    """A parameter that one of our parsers reads."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except BadInput as error:
+            self.fail(str(error), param, ctx)
+
+
+PORT = Parsed("port", Port.parse)
+SPACE = Parsed("space", space_reference)
+SPACE_NAME = Parsed("name", SpaceName)
+ZONE = Parsed("zone", Zone)
+OWNER = Parsed("name", Owner)
+ADDRESS = Parsed("host:port", Address.parse)

@@ -1,0 +1,77 @@
+"""`knot space …`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from knot_ssh.cli.connection import api, server_options
+from knot_ssh.cli.params import SPACE, SPACE_NAME, ZONE
+from knot_ssh.cli.tables import show
+from knot_ssh.names import SpaceName, Zone
+
+
+@click.group()
+@server_options
+def space() -> None:
+    """Your spaces."""
+
+
+@space.command()
+@click.argument("name", type=SPACE_NAME)
+@click.option("--zone", type=ZONE, required=True, help="Forwards stay within one zone.")
+@server_options
+@click.pass_context
+def create(context: click.Context, name: SpaceName, zone: Zone) -> None:
+    """Make a space; prints the join token for its agent."""
+    made = api(context).post("api", "spaces", body={"name": name, "zone": zone})
+    _hint(f"Made the space {name} in zone {zone}.", made["hub"], "within 30 minutes")
+    click.echo(made["join_token"])
+
+
+@space.command()
+@click.argument("name", type=SPACE)
+@click.option("--reusable", is_flag=True, help="For templates: usable many times, for a month.")
+@server_options
+@click.pass_context
+def token(context: click.Context, name: str, reusable: bool) -> None:
+    """Print another join token. Whoever joins with it takes the place of the space's agent; its forwards stay."""
+    made = api(context).post("api", "spaces", str(name), "token", body={"reusable": reusable})
+    _hint(f"A new join token for {name}.", made["hub"], "within 30 days" if reusable else "within 30 minutes")
+    click.echo(made["join_token"])
+
+
+@space.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@server_options
+@click.pass_context
+def list_spaces(context: click.Context, as_json: bool) -> None:
+    """List your spaces."""
+    listing = api(context).get("api", "spaces")
+    if as_json:
+        click.echo(json.dumps(listing, indent=2))
+        return
+    if not listing["spaces"]:
+        click.echo("No spaces. Make one with: knot space create NAME --zone ZONE")
+        return
+    rows = [
+        (s["name"], s["zone"], "yes" if s["running"] else "no", s["last_seen"] or "never", s["id"]) for s in listing["spaces"]
+    ]
+    show(["NAME", "ZONE", "RUNNING", "LAST SEEN", "ID"], rows)
+
+
+@space.command()
+@click.argument("name", type=SPACE)
+@server_options
+@click.pass_context
+def delete(context: click.Context, name: str) -> None:
+    """Delete a space; its agent is cut off at once."""
+    api(context).delete("api", "spaces", str(name))
+    click.echo(f"Deleted the space {name}.")
+
+
+def _hint(news: str, hub: str, when: str) -> None:
+    """Say what to do with the token that follows on stdout."""
+    click.echo(f"{news} Start its agent, there, {when}:", err=True)
+    click.echo(f"  KNOT_JOIN_TOKEN=<the token below> knot agent run --server {hub}", err=True)

@@ -1,0 +1,132 @@
+"""Every error that a user can meet, as one hierarchy.
+
+The class's docstring is the sentence shown when nobody had a better one. `code` names the error for scripts,
+`http_status` and `exit_code` are what the HTTP API and the command line answer with. The receiving end of a request
+turns a code back into the same class (`error_for`), so that the command line catches what the server raised.
+`detail` is for the log alone.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+class KnotError(Exception):
+    """The request failed."""
+
+    code: ClassVar[str] = "failed"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = EXIT_FAILED
+
+    def __init__(self, message: str = "", *, detail: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+        self.detail = detail
+
+
+class BadInput(KnotError):
+    """That input is not valid."""
+
+    code = "bad_input"
+    http_status = 400
+    exit_code = EXIT_USAGE
+
+
+class TooLarge(BadInput):
+    """That request is larger than this server takes."""
+
+    code = "too_large"
+    http_status = 413
+
+
+class NotAuthenticated(KnotError):
+    """No valid API token was given: run `knot login --server URL --token TOKEN`, or set KNOT_TOKEN."""
+
+    code = "not_authenticated"
+    http_status = 401
+
+
+class Forbidden(KnotError):
+    """Only an administrator may do that."""
+
+    code = "forbidden"
+    http_status = 403
+
+
+class NotFound(KnotError):
+    """There is no such thing."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class Conflict(KnotError):
+    """That does not fit the present state."""
+
+    code = "conflict"
+    http_status = 409
+
+
+class NotRunning(Conflict):
+    """That space is not running."""
+
+    code = "not_running"
+
+
+class OtherZone(Conflict):
+    """Those spaces are in different zones."""
+
+    code = "other_zone"
+
+
+class PortTaken(Conflict):
+    """That local port is taken by another process."""
+
+    code = "port_taken"
+
+
+class NameTaken(Conflict):
+    """That name is taken."""
+
+    code = "name_taken"
+
+
+class JoinRefused(KnotError):
+    """The hub refused the join token; make a new one with `knot space token NAME`."""
+
+    code = "join_refused"
+    http_status = 403
+
+
+class KeyRefused(KnotError):
+    """The hub no longer accepts this space's key: the space was deleted, or has joined again from elsewhere."""
+
+    code = "key_refused"
+    http_status = 403
+
+
+class Unavailable(KnotError):
+    """The other side did not answer; try again."""
+
+    code = "unavailable"
+    http_status = 503
+
+
+class LooseFile(KnotError):
+    """A secret file can be read by others."""
+
+    code = "loose_file"
+
+
+def _classes(base: type[KnotError]) -> dict[str, type[KnotError]]:
+    found = {base.code: base}
+    for child in base.__subclasses__():
+        found |= _classes(child)
+    return found
+
+
+def error_for(code: str, message: str) -> KnotError:
+    """The error that the other side raised. An unknown code gives the base class, never a failure of its own."""
+    return _classes(KnotError).get(code, KnotError)(message)

@@ -1,0 +1,66 @@
+"""Forwards through either door: the agent's socket inside a space, or the HTTP API from anywhere.
+
+Both speak the same bodies, so a caller need not know which it has. A source of None means the space of the agent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from knot_ssh.api import Api
+from knot_ssh.errors import BadInput
+from knot_ssh.local import AgentSocket
+
+Body = dict[str, Any]
+
+
+class Ports(Protocol):
+    """Make, list and stop forwards. Results are the bodies of the HTTP API; errors are KnotErrors."""
+
+    def forward(self, source: str | None, forward: Body) -> Body: ...
+    def list(self, source: str | None) -> Body: ...
+    def stop(self, source: str | None, local_port: int) -> Body: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PortsOfAgent:
+    """Through the agent's socket."""
+
+    agent: AgentSocket
+
+    def forward(self, source: str | None, forward: Body) -> Body:
+        return _body(self.agent.call("port.forward", {"source": source, "forward": forward}))
+
+    def list(self, source: str | None) -> Body:
+        return _body(self.agent.call("port.list", {"source": source}))
+
+    def stop(self, source: str | None, local_port: int) -> Body:
+        return _body(self.agent.call("port.stop", {"source": source, "local_port": local_port}))
+
+
+@dataclass(frozen=True, slots=True)
+class PortsOfServer:
+    """Through the HTTP API."""
+
+    api: Api
+
+    def forward(self, source: str | None, forward: Body) -> Body:
+        return _body(self.api.post("space-io", _named(source), "port", "forward", body=forward))
+
+    def list(self, source: str | None) -> Body:
+        return _body(self.api.get("space-io", _named(source), "port", "list"))
+
+    def stop(self, source: str | None, local_port: int) -> Body:
+        return _body(self.api.post("space-io", _named(source), "port", "stop", body={"local_port": local_port}))
+
+
+def _named(source: str | None) -> str:
+    if source is None:
+        raise BadInput("this is not inside a space (no agent answers): name the source space first, or set KNOT_AGENT_SOCKET")
+    return source
+
+
+def _body(answer: Any) -> Body:
+    assert isinstance(answer, dict)
+    return answer

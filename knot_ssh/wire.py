@@ -1,0 +1,208 @@
+"""The messages between command line, server and agents: the bodies of the HTTP API and the parameters of JSON-RPC.
+
+One definition for every door, so that the same request means the same wherever it comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError
+
+from knot_ssh.errors import BadInput
+from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone, space_reference
+
+
+def _checked_reference(text: str) -> str:
+    try:
+        return str(space_reference(text))
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+SpaceReference = Annotated[str, Field(max_length=63, description="A space's name or id."), AfterValidator(_checked_reference)]
+
+
+class Message(BaseModel):
+    """An unknown field or a value of another type is an error, not a guess."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Nothing(Message):
+    """For requests without parameters."""
+
+
+# Forwards
+
+
+class ForwardRequest(Message):
+    """A forward to make on a source space: its local port is to be that port of the target space."""
+
+    local_port: Port
+    space: SpaceReference = Field(description="The target space: its name or id.")
+    remote_port: Port
+    persistent: StrictBool = Field(default=False, description="Keep the forward across restarts of the source's agent.")
+    force: StrictBool = Field(default=False, description="Make it even when the target is not running.")
+
+
+class StopRequest(Message):
+    """The forward to stop."""
+
+    local_port: Port
+
+
+class ForwardStatus(Message):
+    """A forward as `list` shows it."""
+
+    local_port: Port
+    space: str = Field(description="The target's name.")
+    space_id: SpaceId
+    remote_port: Port
+    persistent: StrictBool
+    mode: Literal["direct", "relay"] | None = Field(default=None, description="How the target is reached at this moment.")
+    state: Literal["starting", "listening", "waiting", "failed", "stopped"]
+    reason: str | None = Field(default=None, description="Why it waits or failed.")
+    address: str | None = Field(default=None, description="The target's address that is in use.")
+
+
+class ForwardList(Message):
+    """The forwards of one space, ordered by local port."""
+
+    forwards: list[ForwardStatus]
+
+
+class OnSpace(Message):
+    """A request about the forwards of one space; without `source` it is the space of the agent that asks."""
+
+    source: SpaceReference | None = None
+
+
+class ForwardCall(OnSpace):
+    """Make a forward on the source space."""
+
+    forward: ForwardRequest
+
+
+class StopCall(OnSpace):
+    """Stop a forward of the source space."""
+
+    local_port: Port
+
+
+# Between hub and agent
+
+
+class Target(Message):
+    """What a source agent must know of a target space to reach it."""
+
+    id: SpaceId
+    name: SpaceName
+    owner: Owner
+    zone: Zone
+    addresses: list[str] = Field(description="host:port, where the agent says its endpoint can be dialled.")
+    running: StrictBool
+    gone: StrictBool = Field(default=False, description="The space was deleted; only its name is remembered.")
+
+
+class ForwardOrder(Message):
+    """The hub's word to the source agent: hold this forward."""
+
+    local_port: Port
+    target: Target
+    remote_port: Port
+    persistent: StrictBool
+
+
+class ForwardStarted(Message):
+    """The agent's answer once the port is bound; `replaced` is what stood on that port before."""
+
+    status: ForwardStatus
+    replaced: ForwardOrder | None = None
+
+
+class TargetQuestion(Message):
+    """Asks the hub for a target by its id."""
+
+    id: SpaceId
+
+
+class JoinChallenge(Message):
+    """The hub's first word to who has shown a join token: sign this."""
+
+    nonce: str
+
+
+class JoinRequest(Message):
+    """The key to enrol, with proof that the sender holds its private half."""
+
+    public_key: str = Field(max_length=2048, description="OpenSSH public key line, ssh-ed25519.")
+    signature: str = Field(max_length=512, description="Base64 of the key's signature over the challenge.")
+
+
+class Membership(Message):
+    """What an agent is, told at joining: its space, and the CAs it trusts (OpenSSH public key lines)."""
+
+    space_id: SpaceId
+    space: SpaceName
+    owner: Owner
+    zone: Zone
+    user_ca: str
+    host_ca: str
+
+
+class Hello(Message):
+    """The agent's first word on its control link."""
+
+    version: str
+    addresses: list[Annotated[str, Field(max_length=300)]] = Field(max_length=16)
+
+
+class Welcome(Message):
+    """The hub's answer: everything that may have changed while the agent was away."""
+
+    membership: Membership
+    forwards: list[ForwardOrder] = Field(description="The stored forwards; the only persistent ones that are to live.")
+    revoked_keys: list[str] = Field(description="SHA256 fingerprints of keys whose certificates are void.")
+
+
+class CertificateRequest(Message):
+    """Asks the hub to certify the enrolled key as client and this key as host."""
+
+    host_key: str = Field(max_length=2048, description="OpenSSH public key line, ssh-ed25519.")
+
+
+class Certificates(Message):
+    """An agent's certificates, OpenSSH lines as in `*-cert.pub`."""
+
+    client: str
+    host: str
+
+
+class RevokedKeys(Message):
+    """The whole list of revoked keys, by SHA256 fingerprint."""
+
+    revoked_keys: list[str]
+
+
+class Farewell(Message):
+    """The hub's last word: this key is no longer that of the space."""
+
+    reason: str
+
+
+# Errors
+
+
+def first_complaint(error: ValidationError) -> str:
+    """One line for the first thing that is wrong: where, and what."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return complaint(first["loc"], first["msg"])
+
+
+def complaint(place: Sequence[str | int], message: str) -> str:
+    """pydantic's message as we say it."""
+    where = ".".join(str(step) for step in place)
+    text = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{where}: {text}" if where else text

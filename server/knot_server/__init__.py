@@ -1,0 +1,1 @@
+"""The server: SSH certificate authority, hub, HTTP API and store, in one process."""

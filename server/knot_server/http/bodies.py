@@ -1,0 +1,121 @@
+"""Bodies of the HTTP API that no other door shares."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field, StrictBool, StrictInt
+
+from knot_server.store.schema import Space, User
+from knot_ssh.names import Owner, SpaceName, Zone
+from knot_ssh.wire import Message
+
+
+class Problem(BaseModel):
+    """What every error looks like."""
+
+    success: Literal[False] = False
+    error: str = Field(description="One sentence: what is wrong, and what to do.")
+    code: str = Field(description="Names the kind of error, for scripts.")
+
+
+class Done(BaseModel):
+    """A request that has nothing else to say."""
+
+    success: Literal[True] = True
+
+
+class NewSpace(Message):
+    name: SpaceName
+    zone: Zone
+
+
+class NewToken(Message):
+    reusable: StrictBool = Field(default=False, description="For templates: usable many times, for a month.")
+
+
+class NewUserBody(Message):
+    name: Owner
+    admin: StrictBool = False
+
+
+class SpaceInfo(BaseModel):
+    id: str
+    name: str
+    owner: str
+    zone: str
+    running: bool
+    host_key: str | None = Field(description="The endpoint's public host key, for clients that pin it.")
+    created_at: datetime
+    last_seen: datetime | None
+
+    @classmethod
+    def of(cls, space: Space, *, running: bool) -> SpaceInfo:
+        return cls(
+            id=space.id,
+            name=space.name,
+            owner=space.owner,
+            zone=space.zone,
+            running=running,
+            host_key=space.host_key,
+            created_at=moment(space.created_at),
+            last_seen=moment(space.last_seen) if space.last_seen else None,
+        )
+
+
+class SpaceList(BaseModel):
+    spaces: list[SpaceInfo]
+
+
+class JoinTokenBody(BaseModel):
+    join_token: str = Field(description="For `knot agent run`; shown this once.")
+    hub: str = Field(description="host:port of the hub, where the agent joins.")
+
+
+class CreatedSpace(SpaceInfo, JoinTokenBody):
+    """A new space and its first join token."""
+
+
+class UserInfo(BaseModel):
+    name: str
+    admin: bool
+    created_at: datetime
+
+    @classmethod
+    def of(cls, user: User) -> UserInfo:
+        return cls(name=user.name, admin=user.admin, created_at=moment(user.created_at))
+
+
+class UserList(BaseModel):
+    users: list[UserInfo]
+
+
+class CreatedUser(BaseModel):
+    name: str
+    token: str = Field(description="The user's API token; shown this once.")
+
+
+class CaInfo(BaseModel):
+    user_ca: str = Field(description="Signs users and agents (OpenSSH public key line).")
+    host_ca: str = Field(description="Signs hosts (OpenSSH public key line).")
+    hub: str = Field(description="host:port of the hub.")
+
+
+class CertificateOrder(Message):
+    public_key: str = Field(max_length=4096, description="OpenSSH public key line to certify.")
+    lifetime: StrictInt | None = Field(default=None, ge=60, description="Seconds; capped at the server's own lifetime.")
+
+
+class PersonCertificate(BaseModel):
+    certificate: str = Field(description="OpenSSH certificate line, for `<key>-cert.pub`.")
+    principals: list[str]
+    expires_at: datetime
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+def moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

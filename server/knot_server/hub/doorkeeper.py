@@ -1,0 +1,179 @@
+"""Who may enter the hub, and what for. The login name says what is wanted:
+
+join           a join token as password    the knot-join subsystem
+a space's id   its enrolled key            the knot-control subsystem
+anything else  is refused                  (relaying is not offered yet)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncssh
+import structlog
+from asyncssh.stream import SSHServerStreamSession
+
+from knot_keys.connections import Doorkeeper, ServerConnection, Shown
+from knot_keys.jointoken import JoinToken
+from knot_keys.keyfiles import fingerprint
+from knot_server.usecases.enrolment import Enrolment
+from knot_server.usecases.revocation import Revocations
+from knot_ssh.errors import BadInput, KnotError
+from knot_ssh.names import SpaceId
+from knot_ssh.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+JOIN_LOGIN = "join"
+JOIN_SUBSYSTEM = "knot-join"
+CONTROL_SUBSYSTEM = "knot-control"
+
+Reader = asyncssh.SSHReader[bytes]
+Writer = asyncssh.SSHWriter[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Joiner:
+    """Has shown a join token."""
+
+    token_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Has proved to hold the enrolled key of a space."""
+
+    space_id: SpaceId
+    key: asyncssh.SSHKey
+
+
+Visitor = Joiner | Member
+
+
+@dataclass(slots=True)
+class Lobby:
+    """What all doorkeepers of one hub share."""
+
+    enrolment: Enrolment
+    revocations: Revocations
+    serve_joiner: Callable[[Joiner, Reader, Writer], Awaitable[None]]
+    serve_member: Callable[[Member, ServerConnection, Reader, Writer], Awaitable[None]]
+    connections: set[ServerConnection] = field(default_factory=set)
+    tasks: Tasks = field(default_factory=Tasks)
+
+
+class HubDoorkeeper(Doorkeeper):
+    """One for each connection to the hub."""
+
+    def __init__(self, lobby: Lobby) -> None:
+        self._lobby = lobby
+        self._login = ""
+        self._visitor: Visitor | None = None
+        self._served = False
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        super().connection_made(conn)
+        self._lobby.connections.add(self.connection)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lobby.connections.discard(self.connection)
+
+    def begin_auth(self, username: str) -> bool:
+        self._login = username
+        return super().begin_auth(username)
+
+    def password_auth_supported(self) -> bool:
+        return self._login == JOIN_LOGIN
+
+    def public_key_auth_supported(self) -> bool:
+        return self._login != JOIN_LOGIN
+
+    async def validate_password(self, username: str, password: str) -> bool:
+        """The join token as password. A used-up one enters too: the subsystem then says what is wrong with it."""
+        self.connection.count_try()
+        try:
+            token = JoinToken.parse(password)
+        except (BadInput, KnotError):
+            return False
+        self.connection.pause_reading()
+        try:
+            if username != JOIN_LOGIN or not await self._asked(self._lobby.enrolment.knows_token(token.id, token.secret)):
+                log.warning("join refused", reason="unknown token", peer=self._peer())
+                return False
+        finally:
+            self.connection.resume_reading()
+        self._visitor = Joiner(token.id)
+        return True
+
+    async def welcomes(self, login: str, shown: Shown) -> bool:
+        """Whether this is the enrolled key of the space whose id is the login name."""
+        if not isinstance(shown, asyncssh.SSHKey) or fingerprint(shown) in self._lobby.revocations.current:
+            return False
+        try:
+            space_id = SpaceId(login)
+        except BadInput:
+            return False
+        return bool(await self._asked(self._lobby.enrolment.enrolled_key(space_id)) == shown)
+
+    def entered(self, login: str, shown: Shown) -> None:
+        assert isinstance(shown, asyncssh.SSHKey)
+        self._visitor = Member(SpaceId(login), shown)
+
+    def session_requested(self) -> Any:
+        """One session, for one of our subsystems; there is no shell, command, pty or sftp behind it."""
+        if self._visitor is None or self._served:
+            return False
+        self._served = True
+        wanted = JOIN_SUBSYSTEM if isinstance(self._visitor, Joiner) else CONTROL_SUBSYSTEM
+        return SubsystemSession(wanted, self._serve)
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "this hub does not relay")
+
+    def server_requested(self, listen_host: str, listen_port: int) -> bool:
+        return False
+
+    def _serve(self, stdin: Reader, stdout: Writer, _stderr: Writer) -> None:
+        self._lobby.tasks.start(self._conversation(stdin, stdout))
+
+    async def _conversation(self, stdin: Reader, stdout: Writer) -> None:
+        try:
+            if isinstance(self._visitor, Joiner):
+                await self._lobby.serve_joiner(self._visitor, stdin, stdout)
+            elif isinstance(self._visitor, Member):
+                await self._lobby.serve_member(self._visitor, self.connection, stdin, stdout)
+        finally:
+            self.connection.close()
+
+    async def _asked(self, question: Awaitable[Any]) -> Any:
+        """The store's answer. Without one the visitor is told to come again: that is not the same as being refused."""
+        try:
+            return await question
+        except KnotError as error:
+            log.error("login not decided", reason=str(error), detail=error.detail)
+            raise asyncssh.DisconnectError(asyncssh.DISC_SERVICE_NOT_AVAILABLE, "The store does not answer") from None
+
+    def _peer(self) -> str:
+        return str((self.connection.get_extra_info("peername") or ("unknown",))[0])
+
+
+class SubsystemSession(SSHServerStreamSession[bytes]):
+    """A session in which one subsystem can be started and nothing else."""
+
+    def __init__(self, name: str, serve: Callable[[Reader, Writer, Writer], None]) -> None:
+        super().__init__(serve)
+        self._name = name
+
+    def pty_requested(self, term_type: str, term_size: Any, term_modes: Any) -> bool:
+        return False
+
+    def shell_requested(self) -> bool:
+        return False
+
+    def exec_requested(self, command: str) -> bool:
+        return False
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        return subsystem == self._name

@@ -1,0 +1,40 @@
+"""The `knot-join` subsystem: an agent proves to hold a key and has it enrolled for the space of its token."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+import structlog
+
+from knot_keys.joinproof import proof_is_good
+from knot_keys.keyfiles import fingerprint, parse_public_key
+from knot_server.hub.doorkeeper import Joiner, Reader, Writer
+from knot_server.usecases.enrolment import Enrolment
+from knot_ssh.errors import JoinRefused
+from knot_ssh.rpc import Peer
+from knot_ssh.wire import JoinChallenge, JoinRequest, Membership, Nothing
+
+log = structlog.get_logger(__name__)
+
+
+async def serve_joiner(enrolment: Enrolment, joiner: Joiner, reader: Reader, writer: Writer) -> None:
+    """Talk to one joining agent until it hangs up."""
+    nonce = secrets.token_hex(32)
+
+    async def challenge(_request: Nothing) -> JoinChallenge:
+        return JoinChallenge(nonce=nonce)
+
+    async def enrol(request: JoinRequest) -> Membership:
+        key = parse_public_key(request.public_key)
+        if not proof_is_good(key, nonce, joiner.token_id, base64.b64decode(request.signature)):
+            raise JoinRefused("the signature does not prove possession of the key")
+        try:
+            membership = await enrolment.redeem(joiner.token_id, key)
+        except JoinRefused as error:
+            log.warning("join refused", reason=str(error), token=joiner.token_id, key=fingerprint(key))
+            raise
+        log.info("joined", space=membership.space, owner=membership.owner, zone=membership.zone, key=fingerprint(key))
+        return membership
+
+    await Peer(reader, writer, {"join.challenge": (Nothing, challenge), "join.enrol": (JoinRequest, enrol)}).run()

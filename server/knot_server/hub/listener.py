@@ -1,0 +1,63 @@
+"""The hub's listening socket and its connections."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import asyncssh
+
+from knot_keys.authority import Authority
+from knot_keys.certificates import read_certificate
+from knot_keys.connections import Credential, ServerConnection, close, server_options
+from knot_keys.identity import HubIdentity
+from knot_server.hub.control import Control
+from knot_server.hub.doorkeeper import HubDoorkeeper, Lobby
+from knot_server.hub.joining import serve_joiner
+from knot_server.usecases.enrolment import Enrolment
+from knot_server.usecases.revocation import Revocations
+from knot_ssh.addresses import Address
+from knot_ssh.listening import bound_address, listen_on
+
+HUB_CERTIFICATE_LIFETIME = 24 * 3600
+"""Seconds; the hub certifies itself anew in time while it runs."""
+
+
+class Hub:
+    """Accepts agents until closed."""
+
+    def __init__(
+        self, authority: Authority, host_key: asyncssh.SSHKey, enrolment: Enrolment, control: Control, revocations: Revocations
+    ) -> None:
+        self._authority = authority
+        self._host_key = host_key
+        self._lobby = Lobby(enrolment, revocations, partial(serve_joiner, enrolment), control.serve_member)
+        self._server: asyncio.Server | None = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def listen(self, address: Address) -> Address:
+        """Bind and start accepting; gives the address with the port that was bound. Raises BadInput when it is taken."""
+        sock = listen_on(address, what="--ssh")
+        options = await server_options(lambda: HubDoorkeeper(self._lobby), self._credential())
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: ServerConnection(loop, options), sock=sock)
+        self._renewal = self._lobby.tasks.start(self._renew(options))
+        return bound_address(sock)
+
+    async def close(self) -> None:
+        """Stop accepting and end every connection."""
+        if self._server:
+            self._server.close()
+        await asyncio.gather(*(close(connection) for connection in list(self._lobby.connections)))
+        await self._lobby.tasks.cancel()
+
+    async def _renew(self, options: object) -> None:
+        """Show a new certificate to those who come later; who is connected has pinned the key."""
+        while True:
+            await asyncio.sleep(HUB_CERTIFICATE_LIFETIME / 2)
+            fresh = self._credential()
+            options.update(server_host_keys=[(fresh.key, fresh.certificate)])  # type: ignore[attr-defined]
+
+    def _credential(self) -> Credential:
+        issued = self._authority.certify_host(self._host_key.convert_to_public(), HubIdentity(), HUB_CERTIFICATE_LIFETIME)
+        return Credential(self._host_key, read_certificate(issued.line))

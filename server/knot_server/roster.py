@@ -1,0 +1,79 @@
+"""Which agents are connected at this moment, and how to speak to them. A space runs while its agent is here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from knot_ssh.errors import Unavailable
+from knot_ssh.names import Principal, SpaceId
+from knot_ssh.rpc import Peer
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+TELL_TIMEOUT = 5.0
+"""Seconds an agent may take to read a notification before its connection is given up."""
+
+
+class Line(Protocol):
+    """The connection below a present agent."""
+
+    def abort(self) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Present:
+    """A connected agent: who it is, where its endpoint can be dialled, and the conversation with it."""
+
+    space_id: SpaceId
+    principal: Principal
+    peer: Peer
+    line: Line
+    addresses: list[str] = field(default_factory=list)
+
+    async def ask(self, method: str, params: BaseModel, answer: type[Answer]) -> Answer:
+        """Call the agent; raises what it raised, or Unavailable when it is gone or silent."""
+        return answer.model_validate(await self.peer.call(method, params))
+
+
+class Roster:
+    """The connected agents by space id."""
+
+    def __init__(self) -> None:
+        self._present: dict[SpaceId, Present] = {}
+        self._locks: defaultdict[SpaceId, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def get(self, space_id: SpaceId) -> Present | None:
+        return self._present.get(space_id)
+
+    def lock(self, space_id: SpaceId) -> asyncio.Lock:
+        """Held by whoever changes a space's forwards, so that store and agent see changes in one order."""
+        return self._locks[space_id]
+
+    def arrive(self, agent: Present) -> Present | None:
+        """Enter an agent; gives the connection it takes the place of, for the caller to close."""
+        before = self._present.get(agent.space_id)
+        self._present[agent.space_id] = agent
+        return before
+
+    def leave(self, agent: Present) -> None:
+        """Take an agent out, unless another connection of its space has taken its place."""
+        if self._present.get(agent.space_id) is agent:
+            del self._present[agent.space_id]
+
+    async def tell(self, method: str, message: BaseModel, principal: Principal | None = None) -> None:
+        """Notify every agent, or those of one owner and zone. A slow one holds up nobody."""
+        listeners = [agent for agent in self._present.values() if principal in (None, agent.principal)]
+        await asyncio.gather(*(_tell(agent, method, message) for agent in listeners))
+
+
+async def _tell(agent: Present, method: str, message: BaseModel) -> None:
+    try:
+        async with asyncio.timeout(TELL_TIMEOUT):
+            await agent.peer.notify(method, message)
+    except (TimeoutError, Unavailable):
+        agent.line.abort()

@@ -1,0 +1,107 @@
+"""Making a server's data folder, and running the server until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from knot_keys.authority import Authority
+from knot_keys.keyfiles import create_key
+from knot_server.http.app import make_app
+from knot_server.services import HUB_KEY_FILE, Services
+from knot_server.store.database import STORE_FILE, Database
+from knot_server.usecases.users import add_user
+from knot_ssh.addresses import Address
+from knot_ssh.errors import KnotError
+from knot_ssh.files import make_private_folder
+from knot_ssh.listening import bound_address, listen_on
+from knot_ssh.names import Owner
+
+log = structlog.get_logger(__name__)
+
+SHUTDOWN_SECONDS = 5
+"""How long requests in progress may take after SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What `knot server run` was told."""
+
+    data: Path
+    http: Address
+    ssh: Address
+    url: str | None
+    ssh_address: str | None
+    certificate_lifetime: int
+
+
+async def initialise(folder: Path, admin: Owner) -> str:
+    """Make CAs, hub key, store and the first administrator; gives their API token. Raises KnotError, having made nothing
+    over what was there."""
+    if (folder / STORE_FILE).exists():
+        raise KnotError(f"{folder} holds a server's data already; start it with `knot server run --data {folder}`")
+    make_private_folder(folder)
+    Authority.create(folder)
+    create_key(folder / HUB_KEY_FILE, "knot hub")
+    database = await Database.create(folder)
+    try:
+        async with database.writing() as session:
+            user = await add_user(session, admin, admin=True)
+    finally:
+        await database.close()
+    return user.token
+
+
+async def run(settings: RunSettings) -> None:
+    """Serve hub and HTTP API until SIGTERM or SIGINT."""
+    services = await Services.open(settings.data, settings.certificate_lifetime)
+    try:
+        http_socket = listen_on(settings.http, what="--http")
+        with contextlib.closing(http_socket):
+            ssh = await services.hub.listen(settings.ssh)
+            services.hub_address = settings.ssh_address or str(ssh)
+            url = settings.url or f"http://{bound_address(http_socket)}"
+            log.info("server ready", url=url, ssh=services.hub_address)
+            await _serve_http(services, http_socket)
+        log.info("server stopping")
+    finally:
+        await services.close()
+
+
+async def _serve_http(services: Services, http_socket: socket.socket) -> None:
+    config = uvicorn.Config(
+        make_app(services),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+    server = _Uvicorn(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.stop)
+    try:
+        await server.serve(sockets=[http_socket])
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, but signals are ours: the hub must close after it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True

@@ -1,0 +1,65 @@
+"""All parts of a running server, put together in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from knot_keys.authority import Authority
+from knot_keys.keyfiles import load_key
+from knot_server.hub.control import Control
+from knot_server.hub.listener import Hub
+from knot_server.roster import Roster
+from knot_server.store.database import Database
+from knot_server.usecases.enrolment import Enrolment
+from knot_server.usecases.forwarding import Forwarding
+from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.spaces import Spaces, drop_old_tokens
+from knot_server.usecases.users import Users
+
+HUB_KEY_FILE = "hub_key"
+
+
+@dataclass(slots=True)
+class Services:
+    """What the doors, HTTP API and hub, are built on."""
+
+    database: Database
+    authority: Authority
+    roster: Roster
+    spaces: Spaces
+    users: Users
+    enrolment: Enrolment
+    forwarding: Forwarding
+    hub: Hub
+    hub_address: str = ""
+    """host:port as others see the hub; known once it listens."""
+
+    @classmethod
+    async def open(cls, folder: Path, certificate_lifetime: int) -> Services:
+        """Read CAs, keys and store from the server's data folder; raises KnotError for what is missing or loose."""
+        authority = Authority.load(folder)
+        host_key = load_key(folder / HUB_KEY_FILE)
+        database = await Database.open(folder)
+        await drop_old_tokens(database)
+        roster = Roster()
+        revocations = Revocations(database, roster)
+        await revocations.load()
+        spaces = Spaces(database, roster, authority, revocations)
+        enrolment = Enrolment(database, roster, authority, revocations, certificate_lifetime)
+        forwarding = Forwarding(database, roster)
+        control = Control(database, roster, enrolment, forwarding, revocations)
+        return cls(
+            database=database,
+            authority=authority,
+            roster=roster,
+            spaces=spaces,
+            users=Users(database, spaces),
+            enrolment=enrolment,
+            forwarding=forwarding,
+            hub=Hub(authority, host_key, enrolment, control, revocations),
+        )
+
+    async def close(self) -> None:
+        await self.hub.close()
+        await self.database.close()

@@ -1,0 +1,1 @@
+"""What the server remembers: the schema, its migrations, and transactions."""

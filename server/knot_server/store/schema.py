@@ -1,0 +1,115 @@
+"""The tables. Times are whole seconds since 1970 (UTC); ids and names are the checked values of `knot_ssh.names`.
+
+A change here needs a migration beside it in `migrations/versions`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
+
+
+class Base(DeclarativeBase):
+    """The root that migrations compare with."""
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    admin: Mapped[bool]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ApiToken(Base):
+    """A bearer token of the HTTP API: a public id to find it by, and a hash of its secret."""
+
+    __tablename__ = "api_tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    secret_hash: Mapped[str]
+    user_name: Mapped[str] = mapped_column(ForeignKey("users.name", ondelete="CASCADE"))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    user: Mapped[User] = relationship(lazy="joined")
+
+
+class Space(Base):
+    __tablename__ = "spaces"
+    __table_args__ = (UniqueConstraint("owner", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    owner: Mapped[str] = mapped_column(ForeignKey("users.name", ondelete="CASCADE"))
+    zone: Mapped[str]
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    last_seen: Mapped[int | None] = mapped_column(BigInteger)
+    enrolled_key: Mapped[str | None]
+    host_key: Mapped[str | None]
+
+    @property
+    def space_id(self) -> SpaceId:
+        return SpaceId(self.id)
+
+    @property
+    def space_name(self) -> SpaceName:
+        return SpaceName(self.name)
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(Owner(self.owner), Zone(self.zone))
+
+
+class JoinToken(Base):
+    __tablename__ = "join_tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    secret_hash: Mapped[str]
+    space_id: Mapped[str] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE"))
+    uses_left: Mapped[int]
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class JoinUse(Base):
+    """A key that joined with a token: the same key may ask again and gets the same answer."""
+
+    __tablename__ = "join_uses"
+
+    token_id: Mapped[str] = mapped_column(ForeignKey("join_tokens.id", ondelete="CASCADE"), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Certificate(Base):
+    """Every certificate that is still good; rows go when it has expired. No foreign keys: it outlives its space."""
+
+    __tablename__ = "certificates"
+
+    serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    fingerprint: Mapped[str] = mapped_column(index=True)
+    key_id: Mapped[str]
+    owner: Mapped[str] = mapped_column(index=True)
+    space_id: Mapped[str | None] = mapped_column(index=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class RevokedKey(Base):
+    """A key whose certificates are void, kept until the last of them has expired."""
+
+    __tablename__ = "revoked_keys"
+
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class StoredForward(Base):
+    """A persistent forward. The target is an id and no foreign key: a deleted target is reported, not forgotten."""
+
+    __tablename__ = "forwards"
+
+    space_id: Mapped[str] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE"), primary_key=True)
+    local_port: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    target_id: Mapped[str]
+    target_name: Mapped[str]
+    remote_port: Mapped[int]

@@ -1,0 +1,163 @@
+"""How a key becomes a space's key: redeeming join tokens, and certifying what has been enrolled."""
+
+from __future__ import annotations
+
+import time
+
+import asyncssh
+from sqlalchemy import CursorResult, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from knot_keys.authority import Authority
+from knot_keys.certificates import CLIENT_KEY_ALGORITHMS, LIFETIME, Issued
+from knot_keys.identity import HostIdentity, Identity
+from knot_keys.jointoken import matches
+from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
+from knot_server.actor import Actor
+from knot_server.roster import Roster
+from knot_server.store.database import Database
+from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
+from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.spaces import dismiss
+from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
+from knot_ssh.names import Owner, SpaceId, Zone
+from knot_ssh.wire import Certificates, Membership
+
+
+class Enrolment:
+    """Tokens in, keys enrolled, certificates out."""
+
+    def __init__(
+        self, database: Database, roster: Roster, authority: Authority, revocations: Revocations, lifetime: int = LIFETIME
+    ) -> None:
+        self._database = database
+        self._roster = roster
+        self._authority = authority
+        self._revocations = revocations
+        self._lifetime = lifetime
+
+    async def knows_token(self, token_id: str, secret: bytes) -> bool:
+        """Whether this is the secret of a token that we made, used up or not."""
+        async with self._database.reading() as session:
+            token = await session.get(JoinToken, token_id)
+            return token is not None and matches(secret, token.secret_hash)
+
+    async def redeem(self, token_id: str, key: asyncssh.SSHKey) -> Membership:
+        """Enrol the key for the token's space. Once for a token, but the same key always gets the same answer.
+
+        Raises JoinRefused with what to do.
+        """
+        shown = fingerprint(key)
+        async with self._database.writing() as session:
+            token = await session.get(JoinToken, token_id)
+            space = await session.get(Space, token.space_id) if token else None
+            if token is None or space is None:
+                raise JoinRefused
+            retry = f"make a new one with `knot space token {space.name}`"
+            if token.expires_at <= time.time():
+                raise JoinRefused(f"that join token has expired; {retry}")
+            if shown in self._revocations.current:
+                raise JoinRefused(f"this agent's key was replaced or revoked; start with an empty data folder, and {retry}")
+            before = space.enrolled_key and fingerprint(parse_public_key(space.enrolled_key))
+            if not await session.get(JoinUse, (token_id, shown)):
+                await _consume(session, token_id, retry)
+                session.add(JoinUse(token_id=token_id, fingerprint=shown))
+            replaced = before is not None and before != shown
+            if replaced:
+                certified = select(Certificate.fingerprint).where(Certificate.space_id == space.id)
+                old = {before, *await session.scalars(certified)} - {shown}
+                await self._revocations.record(session, old, f"space {space.name} joined again")
+            space.enrolled_key = public_line(key)
+            membership = self.membership(space)
+        if replaced:
+            await self._revocations.publish()
+            agent = self._roster.get(space.space_id)
+            if agent:
+                await dismiss(agent, f"the space {space.name} has joined again from elsewhere")
+        return membership
+
+    async def enrolled_key(self, space_id: SpaceId) -> asyncssh.SSHKey | None:
+        """The key that the hub believes for this space."""
+        async with self._database.reading() as session:
+            space = await session.get(Space, str(space_id))
+            return parse_public_key(space.enrolled_key) if space and space.enrolled_key else None
+
+    async def certify_agent(self, space_id: SpaceId, key: asyncssh.SSHKey, host_key: asyncssh.SSHKey) -> Certificates:
+        """Client and host certificate for an enrolled key; raises KeyRefused when it no longer is."""
+        async with self._database.writing() as session:
+            space = await session.get(Space, str(space_id))
+            if space is None or space.enrolled_key != public_line(key):
+                raise KeyRefused
+            identity = Identity.agent(space.principal, space.space_name, space.space_id)
+            host = HostIdentity(space.principal, space.space_name, space.space_id)
+            client_certificate = self._authority.certify_client(key, identity, self._lifetime)
+            host_certificate = self._authority.certify_host(host_key, host, self._lifetime)
+            space.host_key = public_line(host_key)
+            for issued in (client_certificate, host_certificate):
+                _record(session, issued, Owner(space.owner), space.space_id)
+        return Certificates(client=client_certificate.line, host=host_certificate.line)
+
+    async def certify_person(self, actor: Actor, key_line: str, lifetime: int | None) -> tuple[Issued, list[str]]:
+        """A client certificate for a person's key, with one principal for each zone they own spaces in.
+
+        Raises BadInput for a key that cannot be certified, Conflict for who owns no space.
+        """
+        key = _importable(key_line)
+        async with self._database.writing() as session:
+            zones = await session.scalars(select(Space.zone).where(Space.owner == str(actor.owner)).distinct())
+            names = [Zone(zone) for zone in zones]
+            if not names:
+                raise Conflict("you own no space yet, so there is nothing a certificate could open")
+            identity = Identity.person(actor.owner, names)
+            issued = self._authority.certify_client(key, identity, min(lifetime or self._lifetime, self._lifetime))
+            _record(session, issued, actor.owner, None)
+        return issued, [str(principal) for principal in identity.principals]
+
+    def membership(self, space: Space) -> Membership:
+        """What an agent of this space is told that it is."""
+        principal = space.principal
+        return Membership(
+            space_id=space.space_id,
+            space=space.space_name,
+            owner=principal.owner,
+            zone=principal.zone,
+            user_ca=self._authority.user_ca,
+            host_ca=self._authority.host_ca,
+        )
+
+
+def _importable(key_line: str) -> asyncssh.SSHKey:
+    """A person's public key, of a type that the endpoints accept."""
+    try:
+        key = asyncssh.import_public_key(key_line)
+    except (asyncssh.KeyImportError, ValueError):
+        raise BadInput("public_key: that is not an OpenSSH public key line") from None
+    if key.get_algorithm() not in CLIENT_KEY_ALGORITHMS:
+        raise BadInput(f"public_key: {key.get_algorithm()} keys are not accepted; use ed25519")
+    return key
+
+
+async def _consume(session: AsyncSession, token_id: str, retry: str) -> None:
+    """Take one use of the token, in one statement, so that of two who try only one succeeds."""
+    taken = await session.execute(
+        update(JoinToken)
+        .where(JoinToken.id == token_id, JoinToken.uses_left > 0)
+        .values(uses_left=JoinToken.uses_left - 1)
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(taken, CursorResult)
+    if taken.rowcount != 1:
+        raise JoinRefused(f"that join token was used already; {retry}")
+
+
+def _record(session: AsyncSession, issued: Issued, owner: Owner, space_id: SpaceId | None) -> None:
+    session.add(
+        Certificate(
+            serial=issued.serial,
+            fingerprint=issued.fingerprint,
+            key_id=issued.key_id,
+            owner=str(owner),
+            space_id=space_id and str(space_id),
+            expires_at=issued.expires_at,
+        )
+    )

@@ -1,0 +1,45 @@
+"""Find what a request names, within what the asker may see. Another owner's space is never told apart from none."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from knot_server.actor import Actor
+from knot_server.store.schema import Space
+from knot_ssh.errors import BadInput, NotFound
+from knot_ssh.names import SpaceId, space_reference
+
+
+async def find_space(session: AsyncSession, actor: Actor, reference: str | None) -> Space:
+    """The space by this id or name that the actor may act on; without a reference, the agent's own.
+
+    Raises NotFound, which says the same whether it does not exist or is not theirs.
+    """
+    if reference is None:
+        if actor.space is None:
+            raise BadInput("name a source space")
+        reference = actor.space
+    space = await visible_space(session, actor, reference)
+    if actor.zone is not None and space.zone != actor.zone:
+        raise _missing(reference)
+    return space
+
+
+async def visible_space(session: AsyncSession, actor: Actor, reference: str) -> Space:
+    """The actor's space by this id or name, in whatever zone; raises NotFound."""
+    found = space_reference(reference)
+    column = Space.id if isinstance(found, SpaceId) else Space.name
+    space = await session.scalar(select(Space).where(Space.owner == actor.owner, column == str(found)))
+    if space is None:
+        raise _missing(reference)
+    return space
+
+
+async def enrolled_space(session: AsyncSession, space_id: SpaceId) -> Space | None:
+    """A space by its id, for the hub."""
+    return await session.get(Space, str(space_id))
+
+
+def _missing(reference: str) -> NotFound:
+    return NotFound(f"there is no space {reference!r} of yours; `knot space list` shows what there is")

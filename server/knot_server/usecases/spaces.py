@@ -1,0 +1,121 @@
+"""Spaces: made, listed, deleted, and invited to join."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from knot_keys.authority import Authority
+from knot_keys.jointoken import JoinToken as JoinTokenText
+from knot_keys.jointoken import hash_secret
+from knot_server.actor import Actor
+from knot_server.roster import Present, Roster
+from knot_server.store.database import Database
+from knot_server.store.schema import Certificate, JoinToken, Space
+from knot_server.usecases.lookup import visible_space
+from knot_server.usecases.revocation import Revocations
+from knot_ssh.errors import NameTaken
+from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
+from knot_ssh.wire import Farewell
+
+TOKEN_LIFETIME = 30 * 60
+"""Seconds in which a join token must be used: enough to start a container, too short to be found in a log next week."""
+REUSABLE_LIFETIME = 30 * 24 * 3600
+REUSABLE_USES = 1000
+"""A reusable token, for templates that are rebuilt often: a month, and so many joins."""
+
+
+class Spaces:
+    """Use cases around spaces. Users see their own alone."""
+
+    def __init__(self, database: Database, roster: Roster, authority: Authority, revocations: Revocations) -> None:
+        self._database = database
+        self._roster = roster
+        self._authority = authority
+        self._revocations = revocations
+
+    async def create(self, actor: Actor, name: SpaceName, zone: Zone) -> tuple[Space, str]:
+        """Make a space and a join token for it; raises NameTaken."""
+        space = Space(id=str(SpaceId.new()), name=str(name), owner=str(actor.owner), zone=str(zone), created_at=_now())
+        async with self._database.writing() as session:
+            taken = select(Space.id).where(Space.owner == space.owner, Space.name == space.name)
+            if await session.scalar(taken):
+                raise NameTaken(f"you have a space {name!r} already")
+            session.add(space)
+            await session.flush()
+            token = self._add_token(session, space, reusable=False)
+        return space, token
+
+    async def listing(self, actor: Actor) -> Sequence[Space]:
+        """The actor's spaces, by name."""
+        async with self._database.reading() as session:
+            return list(await session.scalars(select(Space).where(Space.owner == str(actor.owner)).order_by(Space.name)))
+
+    async def new_token(self, actor: Actor, reference: str, *, reusable: bool) -> tuple[Space, str]:
+        """Another join token for a space: whoever joins with it takes the place of the agent before. Raises NotFound."""
+        async with self._database.writing() as session:
+            space = await visible_space(session, actor, reference)
+            return space, self._add_token(session, space, reusable=reusable)
+
+    async def delete(self, actor: Actor, reference: str) -> Space:
+        """Delete a space and cut its agent off at once; raises NotFound."""
+        async with self._database.writing() as session:
+            space = await visible_space(session, actor, reference)
+            await self._forget(session, space)
+        await self.cut([space.space_id], f"the space {space.name} was deleted")
+        return space
+
+    async def forget_all(self, session: AsyncSession, owner: Owner) -> list[SpaceId]:
+        """Delete an owner's spaces within a transaction; call `cut` with the ids once it is committed."""
+        spaces = list(await session.scalars(select(Space).where(Space.owner == str(owner))))
+        for space in spaces:
+            await self._forget(session, space)
+        return [space.space_id for space in spaces]
+
+    async def cut(self, space_ids: Sequence[SpaceId], reason: str) -> None:
+        """Void the keys everywhere, then end the connections of these spaces' agents."""
+        await self._revocations.publish()
+        for space_id in space_ids:
+            agent = self._roster.get(space_id)
+            if agent:
+                await dismiss(agent, reason)
+
+    async def _forget(self, session: AsyncSession, space: Space) -> None:
+        certified = select(Certificate.fingerprint).where(Certificate.space_id == space.id, Certificate.expires_at > _now())
+        fingerprints = set(await session.scalars(certified))
+        await self._revocations.record(session, fingerprints, f"space {space.name} deleted")
+        await session.delete(space)
+        await session.flush()
+
+    def _add_token(self, session: AsyncSession, space: Space, *, reusable: bool) -> str:
+        token = JoinTokenText.new(self._authority.host_ca_key)
+        lifetime, uses = (REUSABLE_LIFETIME, REUSABLE_USES) if reusable else (TOKEN_LIFETIME, 1)
+        session.add(
+            JoinToken(
+                id=token.id,
+                secret_hash=hash_secret(token.secret),
+                space_id=space.id,
+                uses_left=uses,
+                expires_at=_now() + lifetime,
+            )
+        )
+        return str(token)
+
+
+async def drop_old_tokens(database: Database) -> None:
+    """Forget join tokens a day after they ran out; until then the error can say that they did."""
+    async with database.writing() as session:
+        await session.execute(delete(JoinToken).where(JoinToken.expires_at < _now() - 24 * 3600))
+
+
+async def dismiss(agent: Present, reason: str) -> None:
+    """Tell an agent that its key is void, and end its connection."""
+    await agent.peer.notify("agent.farewell", Farewell(reason=reason))
+    agent.peer.close()
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,97 @@
+"""Users and their API tokens."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from knot_keys.jointoken import hash_secret, matches
+from knot_server.actor import Actor
+from knot_server.store.database import Database
+from knot_server.store.schema import ApiToken, Certificate, User
+from knot_server.usecases.spaces import Spaces
+from knot_ssh.errors import BadInput, Forbidden, NameTaken, NotAuthenticated, NotFound
+from knot_ssh.names import Owner
+
+TOKEN_PREFIX = "knot_"
+TOKEN_ID_BYTES, TOKEN_SECRET_BYTES = 6, 32
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """A user just made, with the one token that is ever shown."""
+
+    name: Owner
+    token: str
+
+
+async def add_user(session: AsyncSession, name: Owner, *, admin: bool) -> NewUser:
+    """Add a user and a token; raises NameTaken, also while certificates of an earlier user of that name are good."""
+    if await session.get(User, str(name)):
+        raise NameTaken(f"there is a user {name!r} already")
+    held_until = await session.scalar(select(func.max(Certificate.expires_at)).where(Certificate.owner == str(name)))
+    if held_until and held_until > time.time():
+        minutes = max(1, round((held_until - time.time()) / 60))
+        raise NameTaken(f"the name {name!r} is held back until its last certificate has expired, for {minutes} min")
+    now = int(time.time())
+    session.add(User(name=str(name), admin=admin, created_at=now))
+    await session.flush()
+    secret = secrets.token_bytes(TOKEN_SECRET_BYTES)
+    token_id = secrets.token_hex(TOKEN_ID_BYTES)
+    session.add(ApiToken(id=token_id, secret_hash=hash_secret(secret), user_name=str(name), created_at=now))
+    return NewUser(name, f"{TOKEN_PREFIX}{token_id}_{secret.hex()}")
+
+
+class Users:
+    """Use cases around users. Only administrators make and delete them."""
+
+    def __init__(self, database: Database, spaces: Spaces) -> None:
+        self._database = database
+        self._spaces = spaces
+
+    async def authenticate(self, token: str) -> Actor:
+        """Who holds this API token; raises NotAuthenticated, which says nothing of what was wrong with it."""
+        token_id, _, secret_hex = token.removeprefix(TOKEN_PREFIX).partition("_")
+        try:
+            secret = bytes.fromhex(secret_hex)
+        except ValueError:
+            raise NotAuthenticated from None
+        async with self._database.reading() as session:
+            row = await session.get(ApiToken, token_id)
+            if not token.startswith(TOKEN_PREFIX) or row is None or not matches(secret, row.secret_hash):
+                raise NotAuthenticated
+            return Actor(Owner(row.user.name), admin=row.user.admin)
+
+    async def create(self, actor: Actor, name: Owner, *, admin: bool = False) -> NewUser:
+        """Make a user; raises Forbidden or NameTaken."""
+        _administrators_only(actor)
+        async with self._database.writing() as session:
+            return await add_user(session, name, admin=admin)
+
+    async def listing(self, actor: Actor) -> list[User]:
+        """All users for an administrator, else only oneself; by name."""
+        everybody = select(User).order_by(User.name)
+        async with self._database.reading() as session:
+            return list(await session.scalars(everybody if actor.admin else everybody.where(User.name == str(actor.owner))))
+
+    async def delete(self, actor: Actor, name: Owner) -> None:
+        """Delete a user and their spaces, cutting every agent of theirs at once; raises Forbidden, NotFound, BadInput."""
+        _administrators_only(actor)
+        if name == actor.owner:
+            raise BadInput("you cannot delete yourself")
+        async with self._database.writing() as session:
+            user = await session.get(User, str(name))
+            if user is None:
+                raise NotFound(f"there is no user {name!r}")
+            gone = await self._spaces.forget_all(session, name)
+            await session.delete(user)
+        await self._spaces.cut(gone, f"the user {name} was deleted")
+
+
+def _administrators_only(actor: Actor) -> None:
+    if not actor.admin:
+        raise Forbidden
