@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from knot_ssh.errors import BadInput
+from knot_ssh.names import PORT_MAX
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]{1,253})):(?P<port>[0-9]{1,5})")
 
@@ -22,7 +23,7 @@ class Address:
     def parse(cls, text: str, *, what: str = "address") -> Address:
         """Read `host:port`; raises BadInput naming `what` was wrong."""
         match = _HOST_PORT.fullmatch(text)
-        if match is None or int(match["port"]) > 65535:
+        if match is None or int(match["port"]) > PORT_MAX:
             raise BadInput(f"{what} {text[:80]!r} is not host:port, like 127.0.0.1:2222 or [::1]:2222")
         return cls(match["v6"] or match["host"], int(match["port"]))
 

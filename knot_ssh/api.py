@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -48,7 +49,7 @@ class Api:
             answer = json.loads(response.data)
         except ValueError:
             raise KnotError(f"{self._server} is not a knot server: it answered {response.status} without JSON") from None
-        if response.status >= 300:
+        if response.status >= HTTPStatus.MULTIPLE_CHOICES:
             raise _error(answer, response.status)
         return answer
 

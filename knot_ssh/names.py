@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+QUOTED_LIMIT = 80
+"""Characters of a wrong name that an error repeats."""
 RESERVED = frozenset({"join"})
 """`join` is a login of the hub; a space of that name could not be told from it."""
 
@@ -179,7 +181,7 @@ def qualified_name(space: SpaceName, principal: Principal) -> str:
 
 def _shown(text: str) -> str:
     """The text as an error may quote it: escaped and short."""
-    return repr(text if len(text) <= 80 else text[:77] + "...")
+    return repr(text if len(text) <= QUOTED_LIMIT else text[:QUOTED_LIMIT] + "...")
 
 
 def _raising_value_error(parse: type[Text]) -> Any:

@@ -6,11 +6,13 @@ Both speak the same bodies, so a caller need not know which it has. A source of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from knot_ssh.api import Api
 from knot_ssh.errors import BadInput
-from knot_ssh.local import AgentSocket
+
+if TYPE_CHECKING:
+    from knot_ssh.api import Api
+    from knot_ssh.local import AgentSocket
 
 Body = dict[str, Any]
 

@@ -78,6 +78,7 @@ class ControlLink:
             connection = await until_available(self._connect, never, self._trouble)
             try:
                 await self._converse(connection)
+                log.warning("hub lost", hub=str(self._hub))
             except (Unavailable, asyncssh.Error, OSError) as error:
                 log.warning("hub lost", hub=str(self._hub), reason=str(error))
             finally:
@@ -122,13 +123,16 @@ class ControlLink:
             await tasks.cancel()
 
     async def _renew_in_time(self, peer: Peer) -> None:
+        wait = self._credentials.renewal_wait(time.time())
         while True:
-            await asyncio.sleep(self._credentials.renewal_wait())
+            await asyncio.sleep(wait)
             try:
                 await self._renew(peer)
             except Unavailable as error:
                 log.warning("certificates not renewed", reason=str(error))
-                await asyncio.sleep(RENEW_RETRY)
+                wait = RENEW_RETRY
+            else:
+                wait = self._credentials.renewal_wait()
 
     async def _renew(self, peer: Peer) -> None:
         """Have both keys certified, check what came, keep it and use it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import asyncssh
 
-from knot_keys.certificates import expires_at, starts_at
+from knot_keys.certificates import BACKDATE, expires_at, starts_at
 from knot_keys.connections import Credential
 from knot_keys.keyfiles import parse_public_key
 from knot_ssh.names import Principal
@@ -55,12 +55,14 @@ class Credentials:
         return min((max(0.0, expires_at(cert) - moment) if cert else 0.0) for cert in certificates)
 
     def renewal_wait(self, now: float | None = None) -> float:
-        """Seconds to wait before renewing; 0 when it is due."""
-        moment = time.time() if now is None else now
-        if self.seconds_left(moment) == 0 or self.identity.certificate is None:
+        """Seconds to wait before renewing; 0 when it is due.
+
+        Without `now` the certificate is taken as issued this moment, so that a wrong clock of ours changes nothing.
+        """
+        if self.identity.certificate is None or self.host.certificate is None:
             return 0.0
-        start, end = starts_at(self.identity.certificate), expires_at(self.identity.certificate)
-        wait = start + (end - start) * RENEW_AT - moment
+        issued, end = starts_at(self.identity.certificate) + BACKDATE, expires_at(self.identity.certificate)
+        wait = issued + (end - issued) * RENEW_AT - (issued if now is None else now)
         return max(0.0, wait * (1 - random.uniform(0, RENEW_JITTER)))
 
     def replace(self, identity: Credential, host: Credential) -> None:

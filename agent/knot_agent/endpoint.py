@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Collection
@@ -160,7 +161,7 @@ async def _dialled(addresses: list[str], port: int) -> asyncssh.SSHTCPSession[by
         except TimeoutError:
             reason = "no answer"
         except OSError as error:
-            reason = (error.strerror or "connection failed").lower()
+            reason = os.strerror(error.errno).lower() if error.errno else "connection failed"
         else:
             return splice.channel_side
     raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, f"port {port}: {reason}")

@@ -90,20 +90,24 @@ class Link:
 
         Raises Unavailable when the target is not reached, ChannelRefused when it refuses.
         """
+        if isinstance(self.state, Down) and self.state.gone:
+            raise Unavailable(f"{self.target.name}: {self.state.reason}")
         try:
             async with asyncio.timeout(patience):
                 await self._up.wait()
         except TimeoutError:
-            reason = self.state.reason if isinstance(self.state, Down) else ""
+            reason = self.state.reason if isinstance(self.state, Down) else "no answer"
             raise Unavailable(f"{self.target.name}: {reason}") from None
         state = self.state
         assert isinstance(state, Up)
         opening = self._tasks.start(_open(state.connection, splice, port))
         try:
-            await asyncio.shield(opening)
+            refusal = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(lambda _: splice.abort())  # a channel that opens now has no owner any more
             raise
+        if refusal:
+            raise refusal
 
     async def drain(self) -> None:
         """Wait until no channel is open on the present connection."""
@@ -232,12 +236,19 @@ class Links:
             link.credentials_changed()
 
 
-async def _open(connection: ClientConnection, splice: Splice, port: Port) -> None:
-    """Open a direct-tcpip channel (RFC 4254 section 7.2)."""
+async def _open(connection: ClientConnection, splice: Splice, port: Port) -> KnotError | None:
+    """Open a direct-tcpip channel (RFC 4254 section 7.2); gives what went wrong.
+
+    The splice counts as the connection's from the start, so that a connection to be retired waits for it.
+    """
     host, origin_port = splice.socket_side.peer
+    connection.attach(splice)
     try:
         await connection.create_connection(lambda: splice.channel_side, LOCALHOST, int(port), host, origin_port)
     except asyncssh.ChannelOpenError as error:
-        raise ChannelRefused(error.reason) from None
+        connection.detach(splice)
+        return Unavailable("the link was lost") if connection.lost else ChannelRefused(error.reason)
     except (asyncssh.Error, OSError, AssertionError) as error:  # asyncssh asserts where a connection has just gone
-        raise Unavailable(f"the link was lost: {error}") from None
+        connection.detach(splice)
+        return Unavailable(f"the link was lost: {error}")
+    return None

@@ -8,6 +8,7 @@ host's, are overridden here, and every option that would look outside is set.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -272,6 +273,8 @@ async def connect(
     except BaseException:
         await _discard(connection)
         raise
+    finally:
+        options.waiter.cancel()  # else asyncssh may set an error that nobody reads
     return connection
 
 
@@ -301,7 +304,8 @@ async def _discard(connection: ClientConnection | None) -> None:
 def _said(error: Exception) -> str:
     if isinstance(error, TimeoutError) and not error.strerror:
         return "no answer"
-    return str(getattr(error, "strerror", None) or error)
+    number = getattr(error, "errno", None)
+    return os.strerror(number).lower() if number and number > 0 else str(error)
 
 
 def _decoded(key_data: bytes) -> Shown | None:

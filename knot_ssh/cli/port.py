@@ -12,7 +12,7 @@ import click
 from knot_ssh.cli.connection import api, given, server_options
 from knot_ssh.cli.params import PORT, SPACE
 from knot_ssh.cli.places import default_socket
-from knot_ssh.errors import Unavailable
+from knot_ssh.errors import BadInput, Unavailable
 from knot_ssh.local import AgentSocket
 from knot_ssh.ports import Ports, PortsOfAgent, PortsOfServer
 
@@ -98,12 +98,16 @@ def _ports(context: click.Context) -> Ports:
     named = os.environ.get(SOCKET_VARIABLE)
     if named:
         return PortsOfAgent(AgentSocket(Path(named)))
+    silent: Unavailable | None = None
     if not given(context) and default_socket().exists():
         try:
             return PortsOfAgent(AgentSocket(default_socket()))
-        except Unavailable:
-            pass  # an agent that is gone has left its socket behind
-    return PortsOfServer(api(context))
+        except Unavailable as error:
+            silent = error  # an agent that is gone has left its socket behind
+    try:
+        return PortsOfServer(api(context))
+    except BadInput as error:
+        raise silent or error from None
 
 
 def _remarks(entry: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ Each route finds out who asks, calls a use case and shapes the answer; nothing i
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, Any
 
 import structlog
@@ -206,7 +207,11 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def framework(_request: Request, error: HTTPException) -> JSONResponse:
-        response = _problem(error.status_code, str(error.detail), "bad_request" if error.status_code < 500 else "failed")
+        response = _problem(
+            error.status_code,
+            str(error.detail),
+            "bad_request" if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else KnotError.code,
+        )
         response.headers.update(error.headers or {})
         return response
 

@@ -1,0 +1,37 @@
+"""Fixtures: one running system a session for all tests that leave its shared spaces alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.services import free_port
+from tests.support.system import AgentOf, System, running_system
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """alice's `frontend` and `backend-api`, both running in zone eu. Tests use ports of their own and stop nothing."""
+
+    system: System
+    frontend: AgentOf
+    backend: AgentOf
+
+    def forward(self, remote_port: int, *options: str) -> int:
+        """Forward a free port of frontend to this port of backend-api, from inside; gives the local port."""
+        local = free_port()
+        self.frontend.knot("port", "forward", str(local), "backend-api", str(remote_port), *options)
+        return local
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running_system(tmp_path_factory.mktemp("knot")) as system:
+        yield system
+
+
+@pytest.fixture(scope="session")
+def pair(system: System) -> Pair:
+    return Pair(system, system.space("frontend"), system.space("backend-api"))

@@ -1,0 +1,220 @@
+"""Stock OpenSSH against an agent's endpoint and the hub, dialled directly."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Pair
+from tests.support.services import Ends, answering, ask, connect, free_port, is_refused, noise, read_all, serving
+from tests.support.system import AgentOf, Running
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="OpenSSH's ssh is not installed")
+
+
+class Ssh:
+    """ssh with a certificate, towards one endpoint whose host certificate is checked against the CA."""
+
+    def __init__(self, pair: Pair, folder: Path, key: Path, endpoint: tuple[str, int], alias: str) -> None:
+        ca = pair.system.api("alice").get("api", "ca")["host_ca"]
+        (folder / "known_hosts").write_text(f"@cert-authority * {ca}\n")
+        certificate = key.with_name(key.name + "-cert.pub")
+        self.pair = pair
+        self.folder = folder
+        self.host = f"knot@{endpoint[0]}"
+        self.options = [
+            *("-F", "none", "-p", str(endpoint[1]), "-i", str(key), "-o", f"CertificateFile={certificate}"),
+            *("-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes"),
+            *("-o", f"UserKnownHostsFile={folder / 'known_hosts'}", "-o", "StrictHostKeyChecking=yes"),
+            *("-o", f"HostKeyAlias={alias}", "-o", "ExitOnForwardFailure=yes"),
+        ]
+
+    def run(self, *words: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        command = ["ssh", *self.options, *words]
+        return subprocess.run(command, input=data, capture_output=True, timeout=30, check=False)
+
+    @contextlib.contextmanager
+    def background(self, *words: str) -> Iterator[Running]:
+        environment = self.pair.system.environment({})
+        running = Running(["ssh", "-N", *self.options, *words, self.host], self.folder / "ssh.log", environment)
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.fixture
+def alice(pair: Pair, tmp_path: Path) -> Ssh:
+    """alice's own certificate, towards backend-api."""
+    key = pair.system.certificate("alice", tmp_path)
+    return Ssh(pair, tmp_path, key, pair.backend.endpoint(), "backend-api.alice.eu.knot")
+
+
+def with_agent_certificate(pair: Pair, folder: Path, agent: AgentOf) -> Ssh:
+    """ssh towards backend-api with the certificate of another agent."""
+    identity, certificate = agent.identity()
+    key = folder / "id_agent"
+    shutil.copy(identity, key)
+    shutil.copy(certificate, folder / "id_agent-cert.pub")
+    return Ssh(pair, folder, key, pair.backend.endpoint(), "backend-api.alice.eu.knot")
+
+
+def test_certificates_show_what_they_are_and_nothing_else(pair: Pair) -> None:
+    """`ssh-keygen -L` shows principal, key id and the one extension of an agent's certificate."""
+    _, certificate = pair.frontend.identity()
+    shown = subprocess.run(["ssh-keygen", "-L", "-f", str(certificate)], capture_output=True, text=True, check=True).stdout
+    lines = [line.strip() for line in shown.splitlines()]
+    assert f'Key ID: "agent/alice/eu/frontend/{pair.frontend.id}"' in lines
+    after = lines[lines.index("Principals:") :]
+    assert after == ["Principals:", "alice@eu", "Critical Options: (none)", "Extensions:", "permit-port-forwarding"]
+
+
+def test_host_certificate_names_the_space(pair: Pair) -> None:
+    """The endpoint's host certificate has the space's id and full name as principals."""
+    certificate = pair.backend.folder / "host_key-cert.pub"
+    shown = subprocess.run(["ssh-keygen", "-L", "-f", str(certificate)], capture_output=True, text=True, check=True).stdout
+    lines = [line.strip() for line in shown.splitlines()]
+    after = lines[lines.index("Principals:") + 1 :]
+    assert after == [pair.backend.id, "backend-api.alice.eu.knot", "Critical Options: (none)", "Extensions: (none)"]
+
+
+def test_local_forwarding_with_stock_ssh(alice: Ssh) -> None:
+    """`ssh -N -L` carries 9 MB whole, with the space's host certificate verified."""
+    data = noise(9_000_000)
+    local = free_port()
+    with serving(answering(data)) as port, alice.background("-L", f"127.0.0.1:{local}:127.0.0.1:{port}"):
+        until(lambda: not is_refused(local), what="ssh listens")
+        with connect(local) as sock:
+            assert read_all(sock) == ("fin", data)
+
+
+def test_stdio_forwarding(alice: Ssh) -> None:
+    """`ssh -W` joins stdin and stdout to a port."""
+    with serving(answering(b"through stdio")) as port:
+        assert alice.run("-W", f"localhost:{port}", alice.host).stdout == b"through stdio"
+
+
+def test_host_certificate_of_another_space_is_refused(alice: Ssh) -> None:
+    """ssh that wants another space of the same owner refuses this endpoint."""
+    options = [word.replace("backend-api.alice", "frontend.alice") for word in alice.options]
+    alice.options = options
+    result = alice.run("-W", "127.0.0.1:1", alice.host)
+    assert result.returncode == 255
+    assert b"Host key verification failed" in result.stderr
+
+
+@pytest.mark.parametrize("words", [["-T"], ["-tt"], ["-s", "-T"], ["exec"]])
+def test_no_shell_no_exec_no_pty_no_sftp(alice: Ssh, words: list[str]) -> None:
+    """Sessions of every kind are refused at once, with a sentence."""
+    command = {"-T": [], "-tt": [], "-s": ["sftp"], "exec": ["id"]}[words[0]]
+    options = [] if words == ["exec"] else words
+    result = alice.run(*options, alice.host, *command)
+    assert result.returncode == 255
+    assert result.stdout == b""
+    assert b"forwards ports and has no shell" in result.stderr
+
+
+def test_no_reverse_forward(alice: Ssh) -> None:
+    """`ssh -R` is refused, for TCP and for unix sockets."""
+    for what in (f"{free_port()}:127.0.0.1:1", f"{alice.folder / 'r.sock'}:127.0.0.1:1"):
+        result = alice.run("-N", "-R", what, alice.host)
+        assert result.returncode == 255
+        assert b"remote port forwarding failed" in result.stderr or b"Error" in result.stderr
+
+
+def test_no_unix_sockets(alice: Ssh) -> None:
+    """`-W` style forwarding to a unix socket of the target is refused."""
+    local = alice.folder / "l.sock"
+    target = alice.pair.backend.folder / "agent.sock"
+    with alice.background("-L", f"{local}:{target}") as running:
+        until(local.exists, what="ssh listens")
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(local))
+            sock.settimeout(10)
+            assert sock.recv(1) == b""
+        running.wait_for("open failed")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "0.0.0.0", "::", "127.1", "127.0.0.2", "0x7f.1", "::ffff:127.0.0.1", "localhost.evil", "10.0.0.1"],
+)
+def test_channels_go_to_loopback_alone(alice: Ssh, host: str) -> None:
+    """A channel to anything but 127.0.0.1, ::1 and localhost is refused, and no connection is made."""
+    ends = Ends(b"leak")
+    with serving(ends) as port:
+        result = alice.run("-W", f"[{host}]:{port}" if ":" in host else f"{host}:{port}", alice.host)
+        assert result.stdout == b""
+        assert b"administratively prohibited" in result.stderr
+        assert ends.seen == []
+
+
+@pytest.mark.parametrize("who", ["other owner", "other zone"])
+def test_valid_certificates_of_others_are_refused_at_login(pair: Pair, tmp_path: Path, who: str) -> None:
+    """bob's certificate, and one of alice's in another zone, are valid but not for this endpoint."""
+    name = who.replace(" ", "-")
+    agent = pair.system.space(name, owner="bob") if who == "other owner" else pair.system.space(name, zone="us")
+    ssh = with_agent_certificate(pair, tmp_path, agent)
+    with serving(answering(b"leak")) as port:
+        result = ssh.run("-W", f"127.0.0.1:{port}", ssh.host)
+    assert result.returncode == 255
+    assert result.stdout == b""
+    assert b"Permission denied" in result.stderr
+    assert pair.backend.running is not None
+    pair.backend.running.wait_for("login refused")
+    assert any("reason='other owner or zone'" in line for line in pair.backend.running.lines())
+
+
+def test_an_agents_certificate_of_the_same_owner_and_zone_is_let_in(pair: Pair, tmp_path: Path) -> None:
+    """The same kind of certificate, with the right owner and zone, opens the channel: so the refusals above mean it."""
+    ssh = with_agent_certificate(pair, tmp_path, pair.frontend)
+    with serving(answering(b"in")) as port:
+        assert ssh.run("-W", f"127.0.0.1:{port}", ssh.host).stdout == b"in"
+
+
+def test_plain_key_and_self_made_certificate_are_refused(alice: Ssh, tmp_path: Path) -> None:
+    """A key without certificate, and a certificate of a CA of one's own, are nothing here."""
+    own = tmp_path / "own"
+    for key in ("ca", "id"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(own) + key], check=True)
+    plain = Ssh(alice.pair, tmp_path, Path(f"{own}id"), alice.pair.backend.endpoint(), "backend-api.alice.eu.knot")
+    assert b"Permission denied" in plain.run("-W", "127.0.0.1:1", plain.host).stderr
+    sign = ["ssh-keygen", "-q", "-s", f"{own}ca", "-I", "agent", "-n", "alice@eu,knot", "-V", "+1h", f"{own}id.pub"]
+    subprocess.run(sign, check=True)
+    assert b"Permission denied" in plain.run("-W", "127.0.0.1:1", plain.host).stderr
+
+
+def test_host_certificate_as_user_certificate_is_refused(pair: Pair, tmp_path: Path) -> None:
+    """The endpoint's own host certificate logs nobody in."""
+    key = tmp_path / "id_host"
+    shutil.copy(pair.frontend.folder / "host_key", key)
+    shutil.copy(pair.frontend.folder / "host_key-cert.pub", tmp_path / "id_host-cert.pub")
+    ssh = Ssh(pair, tmp_path, key, pair.backend.endpoint(), "backend-api.alice.eu.knot")
+    assert b"Permission denied" in ssh.run("-W", "127.0.0.1:1", ssh.host).stderr
+
+
+@pytest.mark.parametrize("login", ["join", "alice", "knot"])
+def test_hub_lets_no_certificate_or_stranger_in(pair: Pair, alice: Ssh, login: str) -> None:
+    """The hub asks nobody but `join` for a password, and certificates open nothing there yet."""
+    host, port = pair.system.hub.rsplit(":", 1)
+    options = [word.replace("backend-api.alice.eu.knot", "hub.knot") for word in alice.options]
+    options[options.index("-p") + 1] = port
+    alice.options = options
+    result = alice.run("-W", "127.0.0.1:1", f"{login}@{host}")
+    assert b"Permission denied" in result.stderr
+    assert (b"password" in result.stderr) == (login == "join")
+
+
+def test_forward_to_a_service_with_an_ssh_client_in_between(alice: Ssh) -> None:
+    """A refused port behind the endpoint is told as such, not as a prohibition."""
+    result = alice.run("-W", f"127.0.0.1:{free_port()}", alice.host)
+    assert b"connection refused" in result.stderr
+    assert ask(free_port()) == b""

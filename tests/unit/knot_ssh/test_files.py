@@ -1,0 +1,175 @@
+"""Files with secrets are private from the first instant, and whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from knot_ssh.errors import KnotError, LooseFile
+from knot_ssh.files import create_private_file, make_private_folder, read_secret, replace_file
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+def mode(path: Path) -> int:
+    """The permission bits."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """Writing fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("loose_umask")
+def test_created_private(tmp_path: Path) -> None:
+    """A new secret file is 0600 under any umask."""
+    create_private_file(tmp_path / "secret", b"x")
+    assert mode(tmp_path / "secret") == 0o600
+
+
+def test_created_once(tmp_path: Path) -> None:
+    """A file that exists is never written over."""
+    path = tmp_path / "secret"
+    create_private_file(path, b"first")
+    with pytest.raises(FileExistsError):
+        create_private_file(path, b"second")
+    assert path.read_bytes() == b"first"
+
+
+def test_not_created_through_a_link(tmp_path: Path) -> None:
+    """A symbolic link that somebody put there is not followed."""
+    (tmp_path / "secret").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError):
+        create_private_file(tmp_path / "secret", b"x")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_not_created_on_a_full_disk(tmp_path: Path) -> None:
+    """Where there is no room, no half-written file stays behind."""
+    with no_room(), pytest.raises(OSError, match="too large"):
+        create_private_file(tmp_path / "secret", b"much more than there is room for")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("loose_umask")
+def test_replaced_private(tmp_path: Path) -> None:
+    """A replaced file has the new contents, is 0600 whatever it was before, and leaves nothing beside it."""
+    path = tmp_path / "state"
+    path.write_bytes(b"old")
+    replace_file(path, b"new")
+    assert (path.read_bytes(), mode(path), list(tmp_path.iterdir())) == (b"new", 0o600, [path])
+
+
+def test_replaced_where_nothing_was(tmp_path: Path) -> None:
+    """There need be no file to replace."""
+    replace_file(tmp_path / "state", b"new")
+    assert (tmp_path / "state").read_bytes() == b"new"
+
+
+def test_not_replaced_on_a_full_disk(tmp_path: Path) -> None:
+    """Where there is no room, the old contents stay, and nothing beside them."""
+    path = tmp_path / "state"
+    path.write_bytes(b"old")
+    with no_room(), pytest.raises(OSError, match="too large"):
+        replace_file(path, b"much more than there is room for")
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])
+
+
+def test_not_replaced_where_a_folder_is(tmp_path: Path) -> None:
+    """When the last step fails, no draft stays behind."""
+    (tmp_path / "state").mkdir()
+    with pytest.raises(OSError, match="director"):
+        replace_file(tmp_path / "state", b"new")
+    assert list(tmp_path.iterdir()) == [tmp_path / "state"]
+
+
+def test_reader_sees_old_or_new(tmp_path: Path) -> None:
+    """Who has the file open while it is replaced reads the old contents to the end."""
+    path = tmp_path / "state"
+    replace_file(path, b"old")
+    with path.open("rb") as file:
+        replace_file(path, b"newer")
+        assert file.read() == b"old"
+
+
+@pytest.mark.usefixtures("loose_umask")
+def test_folder_made_private(tmp_path: Path) -> None:
+    """A new data folder is 0700 under any umask."""
+    make_private_folder(tmp_path / "data")
+    assert mode(tmp_path / "data") == 0o700
+
+
+@pytest.mark.usefixtures("loose_umask")
+def test_parents_made_private(tmp_path: Path) -> None:
+    """Folders made on the way to it are writable by nobody else, who could put another folder in its place."""
+    make_private_folder(tmp_path / "share" / "knot" / "data")
+    assert not any(mode(path) & 0o022 for path in (tmp_path / "share", tmp_path / "share" / "knot"))
+
+
+def test_folder_made_under_a_strict_umask(tmp_path: Path) -> None:
+    """A umask that takes everything away leaves the folder usable."""
+    before = os.umask(0o777)
+    try:
+        make_private_folder(tmp_path / "data")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "data") == 0o700
+
+
+def test_folder_that_exists_stays(tmp_path: Path) -> None:
+    """A folder that is there keeps its permissions: somebody chose them."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o750)
+    make_private_folder(tmp_path / "data")
+    assert mode(tmp_path / "data") == 0o750
+
+
+def test_secret_read(tmp_path: Path) -> None:
+    """A private file is read whole."""
+    create_private_file(tmp_path / "secret", b"\0x\n")
+    assert read_secret(tmp_path / "secret") == b"\0x\n"
+
+
+@pytest.mark.parametrize("bits", [0o604, 0o640, 0o602, 0o620, 0o644, 0o666, 0o610, 0o601])
+def test_loose_secret_refused(tmp_path: Path, bits: int) -> None:
+    """A secret that anybody else could read or change is refused, with the command that mends it."""
+    path = tmp_path / "secret"
+    path.write_bytes(b"x")
+    path.chmod(bits)
+    with pytest.raises(LooseFile, match=f"chmod 600 {path}"):
+        read_secret(path)
+
+
+@needs_root
+def test_foreign_secret_refused(tmp_path: Path) -> None:
+    """A secret that another user owns is refused."""
+    create_private_file(tmp_path / "secret", b"x")
+    os.chown(tmp_path / "secret", 54321, -1)
+    with pytest.raises(LooseFile, match="uid 54321"):
+        read_secret(tmp_path / "secret")
+
+
+def test_missing_secret_is_named(tmp_path: Path) -> None:
+    """A missing file is an error with its path."""
+    with pytest.raises(KnotError, match=f"cannot read {tmp_path / 'secret'}: No such file"):
+        read_secret(tmp_path / "secret")
+
+
+def test_folder_is_no_secret(tmp_path: Path) -> None:
+    """A folder in the place of a file is an error with its path."""
+    make_private_folder(tmp_path / "secret")
+    with pytest.raises(KnotError, match=str(tmp_path / "secret")):
+        read_secret(tmp_path / "secret")

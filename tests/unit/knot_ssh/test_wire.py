@@ -1,0 +1,125 @@
+"""The messages: the same at every door, and nothing in them is guessed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from knot_ssh import wire
+from knot_ssh.wire import ForwardRequest, ForwardStatus, Hello, JoinRequest, OnSpace, StopRequest, first_complaint
+
+FORWARD: dict[str, Any] = {"local_port": 8080, "space": "backend-api", "remote_port": 3000}
+AN_ID = "0b5f2c1e-8a44-4d6e-9d0a-3f1f7c1a2b3c"
+
+MESSAGES = [thing for thing in vars(wire).values() if isinstance(thing, type) and issubclass(thing, wire.Message)]
+
+
+def complaint_of(model: type[BaseModel], values: object) -> str:
+    """What is said of values that do not fit."""
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(values)
+    return first_complaint(caught.value)
+
+
+def test_forward_request_defaults() -> None:
+    """A forward needs two ports and a space; it is neither persistent nor forced unless that is said."""
+    request = ForwardRequest.model_validate(FORWARD)
+    assert (request.persistent, request.force) == (False, False)
+
+
+@pytest.mark.parametrize("space", ["backend-api", AN_ID])
+def test_forward_names_a_space_or_an_id(space: str) -> None:
+    """The target is a name or an id."""
+    assert ForwardRequest.model_validate(FORWARD | {"space": space}).space == space
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("local_port", 0), ("local_port", 65536), ("local_port", 2**32 - 1), ("local_port", "8080"), ("local_port", 8080.0),
+        ("local_port", True), ("local_port", None), ("remote_port", 0), ("remote_port", -1), ("space", ""),
+        ("space", "Backend"), ("space", "a/b"), ("space", "a\n"), ("space", "join"), ("space", 7), ("space", "a" * 64),
+        ("persistent", 1), ("persistent", "yes"), ("persistent", None), ("force", 0), ("surprise", 1),
+    ],
+)  # fmt: skip
+def test_forward_request_is_strict(field: str, value: object) -> None:
+    """A field that is out of range, of another type or unknown is refused, and the complaint begins with its name."""
+    assert complaint_of(ForwardRequest, FORWARD | {field: value}).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("field", sorted(FORWARD))
+def test_forward_request_is_whole(field: str) -> None:
+    """No field of a forward may be left out but those with defaults."""
+    rest = {name: value for name, value in FORWARD.items() if name != field}
+    assert complaint_of(ForwardRequest, rest).startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.__name__)
+def test_messages_refuse_unknown_fields_and_change(message: type[wire.Message]) -> None:
+    """Every message refuses a field that it does not know, and cannot be changed once made."""
+    assert message.model_config.get("extra") == "forbid"
+    assert message.model_config.get("frozen") is True
+
+
+def test_there_are_messages() -> None:
+    """The test above has something to look at."""
+    assert len(MESSAGES) > 15
+
+
+def test_stop_needs_a_port() -> None:
+    """A request to stop names the port."""
+    assert complaint_of(StopRequest, {}) == "local_port: Field required"
+
+
+def test_source_may_be_left_out() -> None:
+    """Without a source, it is the space of the agent that asks."""
+    assert OnSpace.model_validate({}).source is None
+    assert OnSpace.model_validate({"source": None}).source is None
+
+
+@pytest.mark.parametrize("addresses", [["x"] * 17, ["x" * 301], "127.0.0.1:1", [7]])
+def test_hello_is_bounded(addresses: object) -> None:
+    """An agent cannot announce more addresses, or longer ones, than make sense."""
+    assert complaint_of(Hello, {"version": "1", "addresses": addresses}).startswith("addresses")
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "10.0.0.7", "10.0.0.7:99999", "10.0.0.7:22\n", "a b:22"])
+def test_hello_announces_addresses(address: str) -> None:
+    """What an agent announces is host:port: others will dial it."""
+    assert complaint_of(Hello, {"version": "1", "addresses": [address]}).startswith("addresses.0: ")
+
+
+def test_join_request_is_bounded() -> None:
+    """A key or signature beyond any real one is refused unread."""
+    assert complaint_of(JoinRequest, {"public_key": "x" * 2049, "signature": ""}).startswith("public_key: ")
+    assert complaint_of(JoinRequest, {"public_key": "", "signature": "x" * 513}).startswith("signature: ")
+
+
+@pytest.mark.parametrize("state", ["starting", "listening", "waiting", "failed", "stopped"])
+def test_status_states(state: str) -> None:
+    """A status is in one of the five states, and reads back as it was written."""
+    status = ForwardStatus.model_validate(
+        {"local_port": 1, "space": "a", "space_id": AN_ID, "remote_port": 2, "persistent": False, "state": state}
+    )
+    assert ForwardStatus.model_validate_json(status.model_dump_json()) == status
+
+
+def test_complaint_reads_like_a_sentence() -> None:
+    """A complaint names the field and what it must be, without the library's own words."""
+    assert complaint_of(ForwardRequest, FORWARD | {"local_port": 0}) == "local_port: must be greater than or equal to 1"
+    assert complaint_of(ForwardRequest, FORWARD | {"space": "A"}).startswith("space: space name 'A' must be 1 to 63 of")
+
+
+def test_complaint_about_the_whole() -> None:
+    """Where no field is to blame, the complaint is the sentence alone."""
+    assert complaint_of(ForwardRequest, []).startswith("must be")
+
+
+@pytest.mark.parametrize("field", ["a\nb", "a\x1b[2Jb", "a\rb", "a\0b", "a\u2028b", "x" * 10_000])
+def test_complaint_is_one_short_printable_line(field: str) -> None:
+    """Whatever the sender called a field, the complaint is one line that can be printed."""
+    text = complaint_of(ForwardRequest, FORWARD | {field: 1})
+    assert text.isprintable()
+    assert len(text) < 500
