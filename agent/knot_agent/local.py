@@ -79,7 +79,7 @@ class LocalSocket:
             raise KnotError(f"the path {self._path} is too long for a socket; choose a shorter --data")
         self._path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        umask = os.umask(0o077)
+        umask = os.umask(0o177)
         try:
             sock.bind(str(self._path))
         finally:

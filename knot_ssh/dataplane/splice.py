@@ -19,6 +19,7 @@ channel is open.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -39,10 +40,8 @@ def reset(transport: asyncio.Transport) -> None:
 def set_linger(transport: asyncio.Transport, value: bytes) -> None:
     """Say how close(2) is to end this socket; a socket that is gone needs no telling."""
     sock = transport.get_extra_info("socket")
-    try:
+    with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
-    except OSError:
-        pass
 
 
 class Splice:

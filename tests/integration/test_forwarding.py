@@ -26,6 +26,7 @@ from tests.support.services import (
     noise,
     read_all,
     reset,
+    send_all,
     sending,
     serving,
 )
@@ -86,7 +87,7 @@ def test_fifty_connections_at_once(pair: Pair) -> None:
     def exchange(number: int) -> bool:
         data = noise(300_000, number)
         with connect(local) as sock:
-            writer = threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR)))
+            writer = threading.Thread(target=send_all, args=(sock, data))
             writer.start()
             end, got = read_all(sock)
             writer.join()

@@ -42,7 +42,7 @@ def test_persistent_forwards_survive_a_restart(pair: Pair) -> None:
         source.knot("port", "forward", str(lost), "backend-api", str(port))
         source.stop()
         source.start()
-        until(lambda: source.forwards(), what="the forward is restored")
+        until(source.forwards, what="the forward is restored")
         assert [forward["local_port"] for forward in source.forwards()] == [kept]
         assert ask(kept) == b"kept"
     source.knot("port", "stop", str(kept))
@@ -59,7 +59,7 @@ def test_forward_made_for_a_stopped_source_starts_with_it(pair: Pair) -> None:
         words = ("port", "forward", "later", str(local), "backend-api", str(port), "-p")
         assert pair.system.knot(*words, user="alice").startswith("Port forward stored")
         source.start(pair.system.knot("space", "token", "later", user="alice"))
-        until(lambda: source.forwards(), what="the forward is restored")
+        until(source.forwards, what="the forward is restored")
         assert ask(local) == b"later"
 
 

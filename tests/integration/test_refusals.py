@@ -21,7 +21,7 @@ def stored(pair: Pair) -> list[int]:
     return [forward["local_port"] for forward in pair.frontend.forwards()]
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "abc", "-1", "1.5", "８０", "", "99999999999999999999"])
+@pytest.mark.parametrize("port", ["0", "65536", "abc", "-1", "1.5", "\uff18\uff10", "", "99999999999999999999"])
 @pytest.mark.parametrize("place", ["local", "remote"])
 def test_bad_ports_are_wrong_usage(pair: Pair, port: str, place: str) -> None:
     """A port that is none is named in the error, exit code 2, from inside."""

@@ -114,6 +114,12 @@ def read_all(sock: socket.socket) -> tuple[str, bytes]:
         got += data
 
 
+def send_all(sock: socket.socket, data: bytes) -> None:
+    """Send everything, then end the stream."""
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
 def connect(port: int) -> socket.socket:
     """A client connection to 127.0.0.1."""
     return socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)

@@ -6,6 +6,8 @@ told to put back what was before. So success means bound, and an error means tha
 
 from __future__ import annotations
 
+import contextlib
+
 from sqlalchemy import delete, select
 
 from knot_server.actor import Actor
@@ -76,10 +78,8 @@ class Forwarding:
             status = _not_running(stored) if stored else None
             agent = self._roster.get(space.space_id)
             if agent is not None:
-                try:
+                with contextlib.suppress(NotFound):
                     status = await agent.ask("forward.stop", StopRequest(local_port=local_port), ForwardStatus)
-                except NotFound:
-                    pass
             if status is None:
                 raise NotFound(f"there is no forward on port {local_port} in space {space.name!r}")
             if stored:
