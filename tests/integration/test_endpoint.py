@@ -70,7 +70,8 @@ async def opens(connection: ClientConnection, port: int) -> bool:
     try:
         _, stream = await connection.open_connection("127.0.0.1", port)
     except asyncssh.ChannelOpenError as error:
-        assert error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
+        if error.code != asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+            raise
         return False
     stream.close()
     return True
@@ -83,7 +84,7 @@ async def test_expired_certificate_opens_no_channel(tmp_path: Path) -> None:
             assert await opens(connection, port)
             async with asyncio.timeout(10):
                 while await opens(connection, port):
-                    await asyncio.sleep(0.05)
+                    pass
             assert not connection.lost
 
 

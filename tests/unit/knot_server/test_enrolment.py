@@ -1,0 +1,322 @@
+"""Join tokens are redeemed once, and the enrolled key is what counts from then on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncssh
+import pytest
+
+from knot_keys.certificates import check_client, check_host, read_certificate
+from knot_keys.identity import Identity
+from knot_keys.jointoken import JoinToken
+from knot_keys.keyfiles import fingerprint, new_key, public_line
+from knot_server.usecases.spaces import drop_old_tokens
+from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
+from knot_ssh.names import Owner, SpaceId, Zone
+from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, World
+
+CROWD = 100
+"""Agents that redeem one token at the same time."""
+
+
+def a_key() -> asyncssh.SSHKey:
+    """A new public key."""
+    return new_key("agent").convert_to_public()
+
+
+async def refusal(world: World, token: JoinToken, key: asyncssh.SSHKey) -> str:
+    """Why the token is refused."""
+    with pytest.raises(JoinRefused) as caught:
+        await world.enrolment.redeem(token.id, key)
+    return str(caught.value)
+
+
+async def test_token_enrols_a_key(world: World) -> None:
+    """Redeeming a token tells the agent what it is, and makes its key the space's."""
+    space, token = await world.invited(ALICE, "backend")
+    key = a_key()
+    membership = await world.enrolment.redeem(token.id, key)
+    assert (membership.space_id, membership.space, membership.owner, membership.zone) == (space.id, "backend", "alice", "eu")
+    assert (membership.user_ca, membership.host_ca) == (world.authority.user_ca, world.authority.host_ca)
+    assert await world.enrolment.enrolled_key(space.space_id) == key
+
+
+async def test_token_is_known_by_its_secret(world: World) -> None:
+    """A token is known by id and secret together, and also once it was used."""
+    _, token = await world.invited(ALICE, "backend")
+    _, other = await world.invited(ALICE, "frontend")
+    await world.enrolment.redeem(token.id, a_key())
+    assert await world.enrolment.knows_token(token.id, token.secret)
+    assert not await world.enrolment.knows_token(token.id, other.secret)
+    assert not await world.enrolment.knows_token("nonsense", token.secret)
+
+
+async def test_secret_is_stored_hashed(world: World) -> None:
+    """The store holds no secret of any token."""
+    _, token = await world.invited(ALICE, "backend")
+    stored = str(world.sql("SELECT * FROM join_tokens"))
+    assert token.id in stored
+    assert token.secret.hex() not in stored
+    assert str(token) not in stored
+
+
+async def test_same_token_and_key_same_answer(world: World) -> None:
+    """An agent that lost the answer asks again with its key, and gets the same."""
+    _, token = await world.invited(ALICE, "backend")
+    key = a_key()
+    first = await world.enrolment.redeem(token.id, key)
+    assert await world.enrolment.redeem(token.id, key) == first
+    assert world.revocations.current == frozenset()
+
+
+async def test_other_key_is_refused(world: World) -> None:
+    """A token that was used does nothing for another key, and the refusal says how to get a new one."""
+    space, token = await world.invited(ALICE, "backend")
+    key = a_key()
+    await world.enrolment.redeem(token.id, key)
+    assert (
+        await refusal(world, token, a_key())
+        == "that join token was used already; make a new one with `knot space token backend`"
+    )
+    assert await world.enrolment.enrolled_key(space.space_id) == key
+
+
+async def test_unknown_token_is_refused(world: World) -> None:
+    """A token that was never made is refused without a hint of what there is."""
+    assert "knot space token NAME" in await refusal(world, JoinToken.new(world.authority.host_ca_key), a_key())
+
+
+async def test_expired_token_is_refused(world: World) -> None:
+    """A token that ran out is refused and enrols nobody, not even the key that used it before."""
+    space, token = await world.invited(ALICE, "backend")
+    world.sql("UPDATE join_tokens SET expires_at = strftime('%s', 'now')")
+    assert "has expired" in await refusal(world, token, a_key())
+    assert await world.enrolment.enrolled_key(space.space_id) is None
+
+
+async def test_used_token_expires_for_its_key_too(world: World) -> None:
+    """The same answer is given until the token runs out, and no longer."""
+    _, token = await world.invited(ALICE, "backend")
+    key = a_key()
+    await world.enrolment.redeem(token.id, key)
+    world.sql("UPDATE join_tokens SET expires_at = strftime('%s', 'now')")
+    assert "has expired" in await refusal(world, token, key)
+
+
+async def test_token_lasts_half_an_hour(world: World) -> None:
+    """A token is good for 30 minutes, a reusable one for a month and many joins."""
+    space, _ = await world.invited(ALICE, "backend")
+    await world.token(ALICE, space, reusable=True)
+    asked = "SELECT DISTINCT (expires_at - strftime('%s', 'now') + 30) / 60, uses_left FROM join_tokens ORDER BY 1"
+    assert world.sql(asked) == [(30, 1), (30 * 24 * 60, 1000)]
+
+
+async def test_token_of_a_deleted_space_is_refused(world: World) -> None:
+    """A token dies with its space, also where another space of that name was made."""
+    space, token = await world.invited(ALICE, "backend")
+    await world.spaces.delete(ALICE, space.id)
+    await world.space(ALICE, "backend")
+    assert await refusal(world, token, a_key())
+    assert not await world.enrolment.knows_token(token.id, token.secret)
+
+
+async def test_old_tokens_are_dropped(world: World) -> None:
+    """A token that ran out more than a day ago is forgotten; one that ran out today can still be told so."""
+    _, old = await world.invited(ALICE, "old")
+    _, recent = await world.invited(ALICE, "recent")
+    for token, hours in ((old, 25), (recent, 23)):
+        world.sql("UPDATE join_tokens SET expires_at = strftime('%s', 'now') - ? WHERE id = ?", hours * 3600, token.id)
+    await drop_old_tokens(world.database)
+    assert not await world.enrolment.knows_token(old.id, old.secret)
+    assert await world.enrolment.knows_token(recent.id, recent.secret)
+
+
+async def test_one_of_many_wins(world: World) -> None:
+    """Of many keys that redeem one token at the same time, exactly one is enrolled, and the others are told why."""
+    space, token = await world.invited(ALICE, "backend")
+    keys = [a_key() for _ in range(CROWD)]
+    answers = await asyncio.gather(*(world.enrolment.redeem(token.id, key) for key in keys), return_exceptions=True)
+    winners = [key for key, answer in zip(keys, answers, strict=True) if not isinstance(answer, BaseException)]
+    assert [type(answer) for answer in answers if isinstance(answer, BaseException)] == [JoinRefused] * (CROWD - 1)
+    assert [await world.enrolment.enrolled_key(space.space_id)] == winners
+
+
+async def test_joining_again_replaces_the_key(world: World) -> None:
+    """A new token puts a new key in place of the old one, which is revoked with all its certificates."""
+    space, token = await world.invited(ALICE, "backend")
+    old, old_host, new = a_key(), a_key(), a_key()
+    await world.enrolment.redeem(token.id, old)
+    await world.enrolment.certify_agent(space.space_id, old, old_host)
+    await world.enrolment.redeem((await world.token(ALICE, space)).id, new)
+    assert world.revocations.current == {fingerprint(old), fingerprint(old_host)}
+    assert await world.enrolment.enrolled_key(space.space_id) == new
+    with pytest.raises(KeyRefused):
+        await world.enrolment.certify_agent(space.space_id, old, old_host)
+
+
+async def test_joining_again_tells_the_agents(world: World) -> None:
+    """The agent that was replaced hears that it was, and every other hears of the revoked key."""
+    space, token = await world.invited(ALICE, "backend")
+    other = await world.space(BOB, "other")
+    old = a_key()
+    await world.enrolment.redeem(token.id, old)
+    second = await world.token(ALICE, space)
+    async with world.running(other) as bystander, world.running(space) as replaced:
+        await world.enrolment.redeem(second.id, a_key())
+        for agent in (bystander, replaced):
+            async with asyncio.timeout(5):
+                while len(agent.told) < (1 if agent is bystander else 2):
+                    await asyncio.sleep(0)
+    assert bystander.told == [fingerprint(old)]
+    assert replaced.told == [fingerprint(old), "the space backend has joined again from elsewhere"]
+
+
+async def test_revoked_key_does_not_come_back(world: World) -> None:
+    """A key that was replaced is not enrolled again, whether with its own token or a new one."""
+    space, first = await world.invited(ALICE, "backend")
+    old, new = a_key(), a_key()
+    await world.enrolment.redeem(first.id, old)
+    await world.enrolment.redeem((await world.token(ALICE, space)).id, new)
+    for token in (first, await world.token(ALICE, space)):
+        assert "was replaced or revoked" in await refusal(world, token, old)
+    assert await world.enrolment.enrolled_key(space.space_id) == new
+
+
+async def test_replaced_key_does_not_come_back_once_its_revocation_has_run_out(world: World) -> None:
+    """While its token is good, a replaced key stays replaced, also when the list of revoked keys no longer holds it."""
+    space, first = await world.invited(ALICE, "backend")
+    old, new = a_key(), a_key()
+    await world.enrolment.redeem(first.id, old)
+    await world.enrolment.redeem((await world.token(ALICE, space)).id, new)
+    world.sql("UPDATE revoked_keys SET expires_at = 1")
+    await world.revocations.load()
+    assert world.revocations.current == frozenset()
+    assert await refusal(world, first, old)
+    assert await world.enrolment.enrolled_key(space.space_id) == new
+
+
+async def test_revocation_outlives_the_certificates(world: World) -> None:
+    """A revoked key is on the list for longer than any certificate for it is good, and over restarts."""
+    space, token = await world.invited(ALICE, "backend")
+    old = a_key()
+    await world.enrolment.redeem(token.id, old)
+    await world.enrolment.certify_agent(space.space_id, old, a_key())
+    await world.spaces.delete(ALICE, space.id)
+    await world.revocations.load()
+    assert fingerprint(old) in world.revocations.current
+    [(late,)] = world.sql(
+        "SELECT r.expires_at > MAX(c.expires_at) FROM revoked_keys r JOIN certificates c USING (fingerprint) "
+        "WHERE fingerprint = ?",
+        fingerprint(old),
+    )
+    assert late == 1
+
+
+async def test_reusable_token(world: World) -> None:
+    """A reusable token enrols one key after the other, each in place of the one before, until its uses are up."""
+    space, token = await world.invited(ALICE, "template", reusable=True)
+    world.sql("UPDATE join_tokens SET uses_left = 2 WHERE id = ?", token.id)
+    keys = [a_key() for _ in range(3)]
+    for key in keys[:2]:
+        await world.enrolment.redeem(token.id, key)
+    assert "used already" in await refusal(world, token, keys[2])
+    assert await world.enrolment.enrolled_key(space.space_id) == keys[1]
+    assert world.revocations.current == {fingerprint(keys[0])}
+
+
+async def test_agent_certificates(world: World) -> None:
+    """An enrolled key is certified as client and the host key as host, both for this space alone."""
+    space, token = await world.invited(ALICE, "backend")
+    key, host = a_key(), a_key()
+    await world.enrolment.redeem(token.id, key)
+    issued = await world.enrolment.certify_agent(space.space_id, key, host)
+    client = check_client(read_certificate(issued.client), [world.authority.user_ca_key], ())
+    assert client.identity == Identity.agent(space.principal, space.space_name, space.space_id)
+    names = [space.id, "backend.alice.eu.knot"]
+    assert check_host(read_certificate(issued.host), [world.authority.host_ca_key], names, ()) == host
+    assert (await world.spaces.listing(ALICE))[0].host_key == public_line(host)
+
+
+async def test_every_certificate_is_recorded(world: World) -> None:
+    """The store knows serial, key and owner of every certificate that is good."""
+    space, token = await world.invited(ALICE, "backend")
+    key, host, person = a_key(), a_key(), a_key()
+    await world.enrolment.redeem(token.id, key)
+    await world.enrolment.certify_agent(space.space_id, key, host)
+    issued, _ = await world.enrolment.certify_person(ALICE, public_line(person), None)
+    recorded = world.sql("SELECT fingerprint, owner, space_id FROM certificates")
+    expected = [
+        (fingerprint(key), "alice", space.id),
+        (fingerprint(host), "alice", space.id),
+        (fingerprint(person), "alice", None),
+    ]
+    assert sorted(recorded, key=str) == sorted(expected, key=str)
+    assert world.sql("SELECT COUNT(*) FROM certificates WHERE serial = ?", issued.serial) == [(1,)]
+
+
+async def test_unenrolled_key_is_not_certified(world: World) -> None:
+    """A key that is not the space's gets no certificate, and none is recorded."""
+    space, token = await world.invited(ALICE, "backend")
+    await world.enrolment.redeem(token.id, a_key())
+    for space_id in (space.space_id, SpaceId.new()):
+        with pytest.raises(KeyRefused):
+            await world.enrolment.certify_agent(space_id, a_key(), a_key())
+    assert world.sql("SELECT * FROM certificates") == []
+
+
+async def test_enrolled_key_of_nobody(world: World) -> None:
+    """A space that has not been joined, or does not exist, has no key."""
+    space = await world.space(ALICE, "backend")
+    assert await world.enrolment.enrolled_key(space.space_id) is None
+    assert await world.enrolment.enrolled_key(SpaceId.new()) is None
+
+
+async def test_person_has_a_principal_for_each_zone(world: World) -> None:
+    """A person's certificate is for the zones in which they own spaces, and for no owner but them."""
+    for name, zone in (("one", EU), ("two", US), ("three", US)):
+        await world.space(ALICE, name, zone)
+    await world.space(BOB, "other", Zone("asia"))
+    key = asyncssh.generate_private_key("ecdsa-sha2-nistp256")
+    issued, names = await world.enrolment.certify_person(ALICE, public_line(key), None)
+    checked = check_client(read_certificate(issued.line), [world.authority.user_ca_key], ())
+    assert checked.identity == Identity.person(Owner("alice"), [EU, US])
+    assert names == ["alice@eu", "alice@us"]
+
+
+async def test_person_without_spaces(world: World) -> None:
+    """Who owns no space gets no certificate."""
+    with pytest.raises(Conflict, match="you own no space yet"):
+        await world.enrolment.certify_person(ALICE, public_line(a_key()), None)
+
+
+@pytest.mark.parametrize(("wanted", "given"), [(None, 3600), (60, 60), (3600, 3600), (10**9, 3600)])
+async def test_lifetime_is_capped(world: World, wanted: int | None, given: int) -> None:
+    """A person may ask for less time than the server gives, never for more."""
+    await world.space(ALICE, "backend")
+    issued, _ = await world.enrolment.certify_person(ALICE, public_line(a_key()), wanted)
+    [(left,)] = world.sql("SELECT expires_at - strftime('%s', 'now') FROM certificates")
+    assert isinstance(left, int)
+    assert given - 5 <= left <= given
+    assert issued.expires_at
+
+
+@pytest.mark.parametrize("line", ["", "nonsense", "ssh-ed25519 AAAA", "ssh-dss AAAAB3NzaC1kc3M=", "é"])
+async def test_other_text_is_not_certified(world: World, line: str) -> None:
+    """What is no public key is bad input."""
+    await world.space(ALICE, "backend")
+    with pytest.raises(BadInput, match=r"^public_key: "):
+        await world.enrolment.certify_person(ALICE, line, None)
+
+
+async def test_revoked_person_is_not_certified(world: World) -> None:
+    """A key that was revoked is not certified again."""
+    space, token = await world.invited(ALICE, "backend")
+    await world.space(ALICE, "frontend")
+    key = a_key()
+    await world.enrolment.redeem(token.id, key)
+    await world.enrolment.certify_agent(space.space_id, key, a_key())
+    await world.spaces.delete(ALICE, space.id)
+    assert fingerprint(key) in world.revocations.current
+    with pytest.raises((BadInput, KeyRefused, Conflict)):
+        await world.enrolment.certify_person(ALICE, public_line(key), None)
