@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
@@ -50,12 +51,13 @@ class FakeAgent:
     forwards: dict[Port, ForwardOrder] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
     told: list[str] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def methods(self) -> dict[str, Method]:
         return {
             "forward.start": (ForwardOrder, self.start),
             "forward.stop": (StopRequest, self.stop),
-            "forward.list": (Nothing, self.list),
+            "forward.list": (Nothing, self.listing),
             "keys.revoked": (RevokedKeys, self.revoked),
             "target.changed": (Target, self.changed),
             "agent.farewell": (Farewell, self.farewell),
@@ -74,17 +76,27 @@ class FakeAgent:
             raise NotFound
         return status(order).model_copy(update={"state": "stopped"})
 
-    async def list(self, _request: Nothing) -> ForwardList:
+    async def listing(self, _request: Nothing) -> ForwardList:
         return ForwardList(forwards=[status(self.forwards[port]) for port in sorted(self.forwards)])
 
     async def revoked(self, message: RevokedKeys) -> None:
         self.told.extend(message.revoked_keys)
+        self.news.set()
 
     async def changed(self, _target: Target) -> None:
         pass
 
     async def farewell(self, message: Farewell) -> None:
         self.told.append(message.reason)
+        self.news.set()
+
+    async def hears(self, count: int) -> list[str]:
+        """What it was told, once that is so much."""
+        async with asyncio.timeout(5):
+            while len(self.told) < count:
+                self.news.clear()
+                await self.news.wait()
+        return self.told
 
 
 def status(order: ForwardOrder) -> ForwardStatus:

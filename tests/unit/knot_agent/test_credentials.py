@@ -1,0 +1,107 @@
+"""When certificates are renewed."""
+
+from __future__ import annotations
+
+import pytest
+
+from knot_agent.credentials import Credentials
+from knot_keys.connections import Credential
+from knot_keys.keyfiles import new_key
+from tests.unit.knot_agent.conftest import PRINCIPAL, Office
+
+NOW = 1_700_000_000
+KEY, HOST = new_key("agent"), new_key("host")
+
+
+def issued(office: Office, lifetime: int, *, host_lifetime: int | None = None) -> Credentials:
+    """Credentials that were certified at NOW."""
+    return Credentials(
+        office.membership(), office.certified(KEY, lifetime, NOW), office.host(HOST, host_lifetime or lifetime, NOW)
+    )
+
+
+@pytest.mark.parametrize("lifetime", [10, 60, 600, 3600, 24 * 3600])
+def test_renewed_at_two_thirds(office: Office, lifetime: int) -> None:
+    """A new certificate is renewed at two thirds of its lifetime, or up to a tenth of that earlier, however short its life."""
+    credentials = issued(office, lifetime)
+    due = lifetime * 2 / 3
+    for _ in range(100):
+        assert due * 0.85 <= credentials.renewal_wait(NOW) <= due * 1.01
+
+
+def test_wrong_clock_does_not_matter_to_a_new_certificate(office: Office) -> None:
+    """Right after issue the wait is counted from the certificate's own dates, whatever our clock says."""
+    assert 3600 * 2 / 3 * 0.85 <= issued(office, 3600).renewal_wait() <= 3600 * 2 / 3
+
+
+def test_waits_differ(office: Office) -> None:
+    """A fleet that was certified together does not renew together."""
+    credentials = issued(office, 3600)
+    assert len({credentials.renewal_wait(NOW) for _ in range(20)}) > 10
+
+
+def test_wait_shrinks_with_time(office: Office) -> None:
+    """The later it is, the sooner renewal is due, and it is due at once from two thirds on."""
+    credentials = issued(office, 3600)
+    assert credentials.renewal_wait(NOW + 2000) < credentials.renewal_wait(NOW)
+    for later in (2401, 3000, 3599, 3600, 10**6):
+        assert credentials.renewal_wait(NOW + later) == 0
+
+
+def test_clock_that_went_back(office: Office) -> None:
+    """A clock that was set back by a day does not put renewal off past the end of the certificate's life."""
+    assert issued(office, 3600).renewal_wait(NOW - 24 * 3600) <= 3600
+
+
+def test_without_certificates(office: Office) -> None:
+    """Who has no certificate yet, or lacks one of the two, asks for them at once."""
+    whole = issued(office, 3600)
+    for identity, host in (
+        (Credential(KEY), Credential(HOST)),
+        (whole.identity, Credential(HOST)),
+        (Credential(KEY), whole.host),
+    ):
+        credentials = Credentials(whole.membership, identity, host)
+        assert credentials.renewal_wait(NOW) == 0
+        assert credentials.seconds_left(NOW) == 0
+        assert not credentials.certified
+
+
+def test_first_to_end_counts(office: Office) -> None:
+    """The certificate that ends first decides what is left, and when both are renewed."""
+    credentials = issued(office, 3600, host_lifetime=600)
+    assert credentials.seconds_left(NOW) == 600
+    assert credentials.renewal_wait(NOW) <= 400
+
+
+def test_seconds_left(office: Office) -> None:
+    """What is left goes down to nothing, and not below."""
+    credentials = issued(office, 100)
+    assert [credentials.seconds_left(NOW + later) for later in (0, 99, 100, 101)] == [100, 1, 0, 0]
+
+
+def test_renewed_certificates_are_announced(office: Office) -> None:
+    """Whoever listens hears of new certificates, after they are in place."""
+    credentials = issued(office, 100)
+    heard = []
+    credentials.on_change.append(lambda: heard.append(credentials.seconds_left(NOW)))
+    credentials.replace(office.certified(KEY, 200, NOW), office.host(HOST, 200, NOW))
+    assert heard == [200]
+
+
+def test_revocations_are_announced_once(office: Office) -> None:
+    """Whoever listens hears of a list of revoked keys that differs from the one before."""
+    credentials = issued(office, 100)
+    heard = []
+    credentials.on_change.append(lambda: heard.append(sorted(credentials.revoked)))
+    for fingerprints in ({"a"}, {"a"}, {"a", "b"}, set()):
+        credentials.revoke(frozenset(fingerprints))
+    assert heard == [["a"], ["a", "b"], []]
+
+
+def test_membership_in_values(office: Office) -> None:
+    """Principal and CAs are those of the membership."""
+    credentials = issued(office, 100)
+    assert credentials.principal == PRINCIPAL
+    assert credentials.user_ca == office.authority.user_ca_key
+    assert credentials.host_ca == office.authority.host_ca_key

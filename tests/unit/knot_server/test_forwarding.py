@@ -1,0 +1,327 @@
+"""Forwards: success means bound and stored, an error means that nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from knot_server.actor import Actor
+from knot_server.store.database import StoreUnavailable
+from knot_server.store.schema import Space
+from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, OtherZone, PortTaken
+from knot_ssh.names import Port, SpaceId
+from knot_ssh.wire import ForwardRequest, ForwardStatus
+from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, FakeAgent, World
+
+PORT = Port(8080)
+STORED = "SELECT local_port, target_name, remote_port FROM forwards ORDER BY local_port"
+
+
+class Scene:
+    """alice's `frontend` and `backend` in eu; the agents of both are connected unless a test takes one away."""
+
+    def __init__(self, world: World, frontend: Space, backend: Space, agent: FakeAgent) -> None:
+        self.world = world
+        self.frontend = frontend
+        self.backend = backend
+        self.agent = agent
+
+    @property
+    def as_agent(self) -> Actor:
+        """The frontend's agent, as it asks the hub."""
+        return Actor(ALICE.owner, zone=EU, space=self.frontend.space_id)
+
+    async def forward(
+        self, space: str = "backend", *, actor: Actor = ALICE, source: str | None = "frontend", **more: Any
+    ) -> ForwardStatus:
+        request = ForwardRequest.model_validate({"local_port": int(PORT), "space": space, "remote_port": 3000, **more})
+        return await self.world.forwarding.forward(actor, source, request)
+
+    async def refusal(self, kind: type[KnotError], space: str = "backend", **more: Any) -> str:
+        """Why a forward is refused; nothing may have changed at agent or store."""
+        before = dict(self.agent.forwards), self.stored()
+        with pytest.raises(kind) as caught:
+            await self.forward(space, **more)
+        assert type(caught.value) is kind
+        assert (dict(self.agent.forwards), self.stored()) == before
+        return str(caught.value)
+
+    def stored(self) -> list[tuple[object, ...]]:
+        return self.world.sql(STORED)
+
+    def held(self) -> dict[int, tuple[str, int]]:
+        """What the source's agent holds: target and remote port by local port."""
+        return {int(port): (order.target.name, int(order.remote_port)) for port, order in self.agent.forwards.items()}
+
+    def stopped(self, space: Space) -> None:
+        """The space's agent is gone."""
+        agent = self.world.roster.get(space.space_id)
+        assert agent
+        self.world.roster.leave(agent)
+
+
+@pytest.fixture
+async def scene(world: World) -> AsyncIterator[Scene]:
+    frontend, backend = await world.space(ALICE, "frontend"), await world.space(ALICE, "backend")
+    async with world.running(frontend) as agent, world.running(backend):
+        yield Scene(world, frontend, backend, agent)
+
+
+# Made
+
+
+async def test_forward_is_held_by_the_agent(scene: Scene) -> None:
+    """A forward is held by the source's agent, which is told the target's id, names and addresses; it is not stored."""
+    made = await scene.forward()
+    assert (made.local_port, made.space, made.space_id, made.remote_port) == (PORT, "backend", scene.backend.id, 3000)
+    assert (made.state, made.persistent) == ("listening", False)
+    target = scene.agent.forwards[PORT].target
+    assert (target.id, target.name, target.owner, target.zone) == (scene.backend.id, "backend", "alice", "eu")
+    assert (target.addresses, target.running, target.gone) == (["10.0.0.7:2022"], True, False)
+    assert scene.stored() == []
+
+
+async def test_persistent_forward_is_stored(scene: Scene) -> None:
+    """A persistent forward is held and stored, by the target's id."""
+    assert (await scene.forward(persistent=True)).persistent
+    assert scene.held() == {8080: ("backend", 3000)}
+    assert scene.stored() == [(8080, "backend", 3000)]
+    assert scene.world.sql("SELECT space_id, target_id FROM forwards") == [(scene.frontend.id, scene.backend.id)]
+
+
+async def test_ids_serve_as_well_as_names(scene: Scene) -> None:
+    """Source and target may be named by their ids."""
+    await scene.forward(scene.backend.id, source=scene.frontend.id)
+    assert scene.held() == {8080: ("backend", 3000)}
+
+
+async def test_agent_asks_for_its_own_space(scene: Scene) -> None:
+    """An agent that names no source means its own space; a user must name one."""
+    await scene.forward(actor=scene.as_agent, source=None)
+    assert scene.held() == {8080: ("backend", 3000)}
+    assert "name a source" in await scene.refusal(BadInput, source=None)
+
+
+async def test_same_port_again_replaces(scene: Scene) -> None:
+    """A second forward on a port takes the place of the first, at the agent and in the store."""
+    await scene.forward(persistent=True)
+    await scene.forward(persistent=True, remote_port=3001)
+    assert scene.held() == {8080: ("backend", 3001)}
+    assert scene.stored() == [(8080, "backend", 3001)]
+
+
+async def test_passing_forward_in_place_of_a_persistent_one(scene: Scene) -> None:
+    """Replacing a persistent forward with one that is not forgets the stored one: it must not come back."""
+    await scene.forward(persistent=True)
+    await scene.forward(remote_port=3001)
+    assert scene.held() == {8080: ("backend", 3001)}
+    assert scene.stored() == []
+
+
+async def test_force_needs_no_running_target(scene: Scene) -> None:
+    """With force, a forward is made to a target that is not running."""
+    scene.stopped(scene.backend)
+    await scene.forward(force=True)
+    target = scene.agent.forwards[PORT].target
+    assert (target.running, target.addresses) == (False, [])
+
+
+async def test_persistent_forward_of_a_space_that_is_not_running(scene: Scene) -> None:
+    """A persistent forward is stored for when its source starts, and says so."""
+    scene.stopped(scene.frontend)
+    made = await scene.forward(persistent=True)
+    assert (made.state, made.reason, made.persistent) == ("stopped", "the space is not running", True)
+    assert scene.stored() == [(8080, "backend", 3000)]
+    assert scene.held() == {}
+
+
+# Refused
+
+
+async def test_port_that_is_taken(scene: Scene) -> None:
+    """Where another process has the port, nothing is stored, and the agent's own error comes back."""
+    scene.agent.taken = {8080}
+    assert "taken by another process" in await scene.refusal(PortTaken, persistent=True)
+    assert scene.stored() == []
+
+
+async def test_target_that_is_not_running(scene: Scene) -> None:
+    """Without force, the target must be running, also for a persistent forward."""
+    scene.stopped(scene.backend)
+    for persistent in (False, True):
+        assert "--force" in await scene.refusal(NotRunning, persistent=persistent)
+
+
+async def test_source_that_is_not_running(scene: Scene) -> None:
+    """A forward that is not persistent needs a running source, even with force."""
+    scene.stopped(scene.frontend)
+    assert "--persistent" in await scene.refusal(NotRunning, force=True)
+
+
+async def test_forward_to_itself(scene: Scene) -> None:
+    """A space does not forward to itself, by name or by id."""
+    for reference in ("frontend", scene.frontend.id):
+        assert "cannot forward to itself" in await scene.refusal(BadInput, reference)
+
+
+async def test_other_zone(scene: Scene) -> None:
+    """A forward stays within its zone, even with force, and whoever asks."""
+    await scene.world.space(ALICE, "far", US)
+    for actor in (ALICE, scene.as_agent):
+        assert "stay within one zone" in await scene.refusal(OtherZone, "far", actor=actor, force=True)
+
+
+async def test_other_owners_space_is_like_none(scene: Scene) -> None:
+    """Another owner's space, by name or by id and as target or source, is told in the very words of one that is not there."""
+    theirs = await scene.world.space(BOB, "theirs")
+    async with scene.world.running(theirs) as agent:
+        for there, nowhere in (("theirs", "absent"), (theirs.id, str(SpaceId.new()))):
+            for actor in (ALICE, scene.as_agent):
+                found = await scene.refusal(NotFound, there, actor=actor)
+                missing = await scene.refusal(NotFound, nowhere, actor=actor)
+                assert found.replace(there, nowhere) == missing
+                found = await scene.refusal(NotFound, source=there, actor=actor)
+                assert found.replace(there, nowhere) == missing
+    assert agent.forwards == {}
+
+
+async def test_other_owners_name_does_not_hide_ones_own(scene: Scene) -> None:
+    """Names are each owner's own: a space of the same name elsewhere changes nothing."""
+    await scene.world.space(BOB, "backend")
+    assert (await scene.forward()).space_id == scene.backend.id
+
+
+async def test_agent_does_not_act_in_another_zone(scene: Scene) -> None:
+    """An agent cannot forward, list, stop or locate in another zone of its owner: that space is like none to it."""
+    far = await scene.world.space(ALICE, "far", US)
+    forwarding, agent = scene.world.forwarding, scene.as_agent
+    await scene.refusal(NotFound, "far", actor=agent, source="far")
+    with pytest.raises(NotFound, match="no space 'far' of yours"):
+        await forwarding.listing(agent, "far")
+    with pytest.raises(NotFound, match="no space 'far' of yours"):
+        await forwarding.stop(agent, "far", PORT)
+    with pytest.raises(NotFound):
+        await forwarding.target(agent, far.space_id)
+
+
+@pytest.mark.parametrize("reference", ["", "Backend", "join", "../backend", "backend\n"])
+async def test_reference_to_nothing(scene: Scene, reference: str) -> None:
+    """A source that is neither a name nor an id is bad input."""
+    await scene.refusal(BadInput, source=reference)
+
+
+# The store fails
+
+
+async def test_store_failure_takes_the_forward_back(scene: Scene) -> None:
+    """When a forward cannot be stored, the agent does not keep it."""
+    scene.world.break_store("INSERT")
+    await scene.refusal(StoreUnavailable, persistent=True)
+    assert scene.held() == {}
+
+
+async def test_store_failure_puts_back_what_was_before(scene: Scene) -> None:
+    """When the one that replaces cannot be stored, the agent holds the one before again, as it was."""
+    await scene.forward(persistent=True, remote_port=3001)
+    scene.world.break_store("INSERT", "UPDATE")
+    await scene.refusal(StoreUnavailable, persistent=True)
+    assert scene.held() == {8080: ("backend", 3001)}
+    assert scene.agent.forwards[PORT].persistent
+
+
+async def test_store_failure_keeps_the_persistent_one(scene: Scene) -> None:
+    """When the stored one cannot be forgotten, the agent holds it again."""
+    await scene.forward(persistent=True, remote_port=3001)
+    scene.world.break_store("DELETE")
+    await scene.refusal(StoreUnavailable)
+    assert scene.held() == {8080: ("backend", 3001)}
+
+
+async def test_store_failure_of_a_space_that_is_not_running(scene: Scene) -> None:
+    """A forward that could not be stored is not reported as made."""
+    scene.stopped(scene.frontend)
+    scene.world.break_store("INSERT")
+    await scene.refusal(StoreUnavailable, persistent=True)
+
+
+# Listed and stopped
+
+
+async def test_listing_of_a_running_space(scene: Scene) -> None:
+    """The forwards of a running space are what its agent holds, by port."""
+    for port in (9000, 8000, 8500):
+        await scene.forward(local_port=port)
+    listed = await scene.world.forwarding.listing(ALICE, "frontend")
+    assert [int(forward.local_port) for forward in listed.forwards] == [8000, 8500, 9000]
+
+
+async def test_listing_of_a_space_that_is_not_running(scene: Scene) -> None:
+    """Of a space that is not running the stored forwards are shown, by port, as stopped."""
+    for port in (9000, 8000):
+        await scene.forward(local_port=port, persistent=True)
+    await scene.forward(local_port=7000)
+    scene.stopped(scene.frontend)
+    listed = await scene.world.forwarding.listing(ALICE, "frontend")
+    assert [(int(forward.local_port), forward.state) for forward in listed.forwards] == [(8000, "stopped"), (9000, "stopped")]
+
+
+async def test_stored_forward_to_a_space_that_is_gone(scene: Scene) -> None:
+    """A stored forward whose target was deleted is kept, named and shown as gone, also after one of that name was made."""
+    await scene.forward(persistent=True)
+    await scene.world.spaces.delete(ALICE, "backend")
+    again = await scene.world.space(ALICE, "backend")
+    [order] = await scene.world.forwarding.stored(scene.frontend.space_id)
+    assert (order.target.name, order.target.id, order.target.gone) == ("backend", scene.backend.id, True)
+    assert order.target.id != again.id
+    scene.stopped(scene.frontend)
+    [shown] = (await scene.world.forwarding.listing(ALICE, "frontend")).forwards
+    assert shown.reason == "target gone"
+
+
+async def test_stop(scene: Scene) -> None:
+    """A forward that is stopped is held and stored no longer; others stay."""
+    await scene.forward(persistent=True)
+    await scene.forward(persistent=True, local_port=9000)
+    stopped = await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+    assert (stopped.state, stopped.space) == ("stopped", "backend")
+    assert scene.held() == {9000: ("backend", 3000)}
+    assert scene.stored() == [(9000, "backend", 3000)]
+
+
+async def test_stop_of_a_space_that_is_not_running(scene: Scene) -> None:
+    """The stored forward of a space that is not running can be stopped: it does not come back."""
+    await scene.forward(persistent=True)
+    scene.stopped(scene.frontend)
+    await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+    assert scene.stored() == []
+
+
+async def test_stop_of_one_that_could_not_be_restored(scene: Scene) -> None:
+    """A stored forward that the agent does not hold, because its port was taken, can be stopped."""
+    await scene.forward(persistent=True)
+    scene.agent.forwards.clear()
+    assert (await scene.world.forwarding.stop(ALICE, "frontend", PORT)).persistent
+    assert scene.stored() == []
+
+
+async def test_stop_of_nothing(scene: Scene) -> None:
+    """A port without forward cannot be stopped."""
+    with pytest.raises(NotFound, match="there is no forward on port 8080 in space 'frontend'"):
+        await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+
+
+async def test_stop_that_the_store_did_not_learn_of(scene: Scene) -> None:
+    """When the stored forward cannot be forgotten, the error means that nothing changed: it still stands."""
+    await scene.forward(persistent=True)
+    scene.world.break_store("DELETE")
+    with pytest.raises(StoreUnavailable):
+        await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+    assert scene.stored() == [(8080, "backend", 3000)]
+    assert scene.held() == {8080: ("backend", 3000)}
+
+
+async def test_stored_of_nobody(scene: Scene) -> None:
+    """A space that is not there has no stored forwards."""
+    assert await scene.world.forwarding.stored(SpaceId.new()) == []
