@@ -23,7 +23,7 @@ class Address:
     def parse(cls, text: str, *, what: str = "address") -> Address:
         """Read `host:port`; raises BadInput naming `what` was wrong."""
         match = _HOST_PORT.fullmatch(text)
-        if match is None or int(match["port"]) > PORT_MAX:
+        if match is None or int(match["port"]) > PORT_MAX or not _is_ipv6(match["v6"]):
             raise BadInput(f"{what} {text[:80]!r} is not host:port, like 127.0.0.1:2222 or [::1]:2222")
         return cls(match["v6"] or match["host"], int(match["port"]))
 
@@ -45,3 +45,11 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _is_ipv6(text: str | None) -> bool:
+    """Whether brackets, where there were some, held an IPv6 address."""
+    try:
+        return text is None or ipaddress.IPv6Address(text) is not None
+    except ValueError:
+        return False

@@ -20,8 +20,7 @@ class Api:
 
     def __init__(self, server: str, token: str) -> None:
         """`server` is the URL; raises BadInput for anything else. The token is sent in a header alone."""
-        parts = urlsplit(server)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        if not _is_server(server):
             raise BadInput(f"the server {server[:80]!r} is not a URL like https://knot.example.com")
         if not token.isascii() or not token.isprintable() or " " in token:
             raise NotAuthenticated("the API token is not one: it must be copied whole, without spaces")
@@ -47,11 +46,21 @@ class Api:
             raise Unavailable(f"the server at {self._server} did not answer: {_cause(error)}") from None
         try:
             answer = json.loads(response.data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise KnotError(f"{self._server} is not a knot server: it answered {response.status} without JSON") from None
         if response.status >= HTTPStatus.MULTIPLE_CHOICES:
             raise _error(answer, response.status)
         return answer
+
+
+def _is_server(url: str) -> bool:
+    """Whether this is the URL of an HTTP server, with a port that can be one."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and not (parts.query or parts.fragment)
 
 
 def _error(answer: Any, status: int) -> KnotError:

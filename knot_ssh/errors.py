@@ -114,6 +114,12 @@ class Unavailable(KnotError):
     http_status = 503
 
 
+class StoreUnavailable(Unavailable):
+    """The store did not answer; try again."""
+
+    code = "store_unavailable"
+
+
 class LooseFile(KnotError):
     """A secret file can be read by others."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -15,37 +16,33 @@ SHARED_BITS = 0o077
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make the folder (and its parents), 0700 whatever the umask; one that exists stays as it is."""
+    """Make the folder and its missing parents, 0700 whatever the umask; what exists stays as it is."""
     if folder.is_dir():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder.parent)
     folder.mkdir(mode=PRIVATE_FOLDER)
     folder.chmod(PRIVATE_FOLDER)  # a strict umask may have taken bits that the owner needs
 
 
 def create_private_file(path: Path, data: bytes) -> None:
-    """Write a new file, 0600 from its creation (`O_EXCL`); raises FileExistsError where there is one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a new file, 0600 from its creation; raises FileExistsError where there is one. It is there whole or not at all."""
+    draft = _write_draft(path, data)
+    try:
+        os.link(draft, path)  # unlike a rename, a link never replaces
+    finally:
+        draft.unlink()
+    _sync_folder(path.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Put new contents in place in one step (0600): after a crash there is the old file or the new, never a part."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    create_private_file(draft, data)
+    draft = _write_draft(path, data)
     try:
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync_folder(path.parent)
 
 
 def read_secret(path: Path) -> bytes:
@@ -55,6 +52,9 @@ def read_secret(path: Path) -> bytes:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         raise KnotError(f"cannot read {path}: {error.strerror}") from None
     with os.fdopen(descriptor, "rb") as file:
@@ -65,3 +65,27 @@ def read_secret(path: Path) -> bytes:
         if status.st_uid not in (os.geteuid(), 0):
             raise LooseFile(f"{path} belongs to another user (uid {status.st_uid}): run `chown {os.geteuid()} {path}`")
         return file.read()
+
+
+def _write_draft(path: Path, data: bytes) -> Path:
+    """A new file beside `path` with these contents, on the disk; nothing is left where it cannot be written."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return draft
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or link in this folder last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

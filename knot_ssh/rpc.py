@@ -26,7 +26,10 @@ from knot_ssh.wire import first_complaint
 LINE_LIMIT = 1 << 20
 """Bytes in one line: a thousand forwards with their status fit several times over."""
 CALLS_AT_ONCE = 64
-"""Requests of one peer being worked on; further ones wait unread, which slows that peer alone."""
+"""Requests of one peer being worked on; further ones wait for their turn."""
+CALLS_WAITING = 1024
+"""Requests of one peer in all; further ones are refused. (Reading on matters: an answer that one of our own calls waits
+for may stand behind any number of requests.)"""
 CALL_TIMEOUT = 15.0
 """Seconds that a caller waits for an answer."""
 
@@ -122,9 +125,10 @@ class Peer:
         elif "method" not in message:
             self._settle(message)
         elif self._methods.get(str(message["method"])) is None:
-            await self._send_error(message.get("id"), METHOD_NOT_FOUND, "there is no such method")
+            await self._refuse(message, METHOD_NOT_FOUND, KnotError("there is no such method"))
+        elif len(tasks) >= CALLS_WAITING:
+            await self._refuse(message, KNOT_ERROR, Unavailable("too many requests at once; try again"))
         else:
-            await self._room.acquire()
             tasks.start(self._answer(message))
 
     def _settle(self, message: dict[str, Any]) -> None:
@@ -140,22 +144,24 @@ class Peer:
             answer.set_exception(_error_from_wire(error))
 
     async def _answer(self, message: dict[str, Any]) -> None:
-        number = message.get("id")
         model, function = self._methods[message["method"]]
-        try:
-            result = await function(model.model_validate(message.get("params") or {}))
-        except ValidationError as error:
-            await self._send_error(number, KNOT_ERROR, first_complaint(error), BadInput.code)
-        except KnotError as error:
-            await self._send_error(number, KNOT_ERROR, str(error), error.code)
-        except Exception:
-            log.exception("request failed", method=message["method"])
-            await self._send_error(number, INTERNAL_ERROR, "internal error; the log of the other side tells more")
-        else:
-            if number is not None:
-                await self._send({"jsonrpc": "2.0", "id": number, "result": _dumped(result)})
-        finally:
-            self._room.release()
+        async with self._room:
+            try:
+                result = await function(_checked(model, message.get("params")))
+            except KnotError as error:
+                await self._refuse(message, KNOT_ERROR, error)
+            except Exception:
+                log.exception("request failed", method=message["method"])
+                problem = KnotError("internal error; the log of the other side tells more")
+                await self._refuse(message, INTERNAL_ERROR, problem)
+            else:
+                if message.get("id") is not None:
+                    await self._send({"jsonrpc": "2.0", "id": message["id"], "result": _dumped(result)})
+
+    async def _refuse(self, message: dict[str, Any], code: int, error: KnotError) -> None:
+        """Answer a request with an error; a notification is never answered."""
+        if message.get("id") is not None:
+            await self._send_error(message["id"], code, str(error), error.code)
 
     async def _send_error(self, number: object, code: int, message: str, name: str = KnotError.code) -> None:
         error = {"code": code, "message": message, "data": {"code": name}}
@@ -167,6 +173,14 @@ class Peer:
             await self._writer.drain()
         except (OSError, asyncssh.Error):
             self.close()
+
+
+def _checked(model: type[BaseModel], params: object) -> BaseModel:
+    """The parameters as the method wants them; raises BadInput."""
+    try:
+        return model.model_validate(params or {})
+    except ValidationError as error:
+        raise BadInput(first_complaint(error)) from None
 
 
 def _dumped(model: BaseModel | None) -> Any:

@@ -21,6 +21,9 @@ class Tasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run this until it ends or the owner cancels; a failure is logged when it happens."""
         task = asyncio.get_running_loop().create_task(work)

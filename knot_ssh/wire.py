@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
+from knot_ssh.addresses import Address
 from knot_ssh.errors import BadInput
-from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone, space_reference
+from knot_ssh.names import QUOTED_LIMIT, Owner, Port, SpaceId, SpaceName, Zone, space_reference
 
 
 def _checked_reference(text: str) -> str:
@@ -22,6 +23,16 @@ def _checked_reference(text: str) -> str:
 
 
 SpaceReference = Annotated[str, Field(max_length=63, description="A space's name or id."), AfterValidator(_checked_reference)]
+
+
+def _checked_address(text: str) -> str:
+    try:
+        return str(Address.parse(text))
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+HostPort = Annotated[str, Field(max_length=300), AfterValidator(_checked_address)]
 
 
 class Message(BaseModel):
@@ -156,7 +167,14 @@ class Hello(Message):
     """The agent's first word on its control link."""
 
     version: str
-    addresses: list[Annotated[str, Field(max_length=300)]] = Field(max_length=16)
+    addresses: list[HostPort] = Field(max_length=16)
+
+
+class Revoked(Message):
+    """The whole list of what is void: certificates by serial, enrolled keys by SHA256 fingerprint."""
+
+    serials: list[int]
+    keys: list[str]
 
 
 class Welcome(Message):
@@ -164,13 +182,14 @@ class Welcome(Message):
 
     membership: Membership
     forwards: list[ForwardOrder] = Field(description="The stored forwards; the only persistent ones that are to live.")
-    revoked_keys: list[str] = Field(description="SHA256 fingerprints of keys whose certificates are void.")
+    revoked: Revoked
 
 
 class CertificateRequest(Message):
-    """Asks the hub to certify the enrolled key as client and this key as host."""
+    """Asks the hub to certify the enrolled key as client and this key as host, with proof that the sender holds it."""
 
     host_key: str = Field(max_length=2048, description="OpenSSH public key line, ssh-ed25519.")
+    signature: str = Field(max_length=512, description="Base64 of the host key's signature over the space's id.")
 
 
 class Certificates(Message):
@@ -178,12 +197,6 @@ class Certificates(Message):
 
     client: str
     host: str
-
-
-class RevokedKeys(Message):
-    """The whole list of revoked keys, by SHA256 fingerprint."""
-
-    revoked_keys: list[str]
 
 
 class Farewell(Message):
@@ -203,6 +216,12 @@ def first_complaint(error: ValidationError) -> str:
 
 def complaint(place: Sequence[str | int], message: str) -> str:
     """pydantic's message as we say it."""
-    where = ".".join(str(step) for step in place)
+    where = shown(".".join(str(step) for step in place))
     text = message.removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{where}: {text}" if where else text
+
+
+def shown(text: str) -> str:
+    """A sender's text as an error may repeat it: short, printable, on one line."""
+    short = text if len(text) <= QUOTED_LIMIT else text[:QUOTED_LIMIT] + "..."
+    return short if short.isascii() and short.isprintable() else ascii(short)

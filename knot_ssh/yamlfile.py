@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from knot_ssh.errors import BadInput
-from knot_ssh.wire import first_complaint
+from knot_ssh.wire import first_complaint, shown
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,17 +44,19 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
 
 def parse_yaml(text: str, model: type[Model], name: str) -> Model:
     """Check YAML text against a model; raises BadInput as `name:line: what is wrong`."""
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         values = {} if root is None else _plain(loader, root, NESTING_LIMIT)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadInput(f"{name}:{line}: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise BadInput(f"{name}:1: {str(error).splitlines()[0]}") from None
-    finally:
-        loader.dispose()
+        raise BadInput(f"{name}:{line}: {shown(str(error.problem or error.context))}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BadInput(f"{name}:{line}: a character that YAML does not allow") from None
+    except RecursionError:
+        raise BadInput(f"{name}:1: too deeply nested") from None
+    values = {} if values is None else values
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -69,15 +71,23 @@ def _plain(loader: _Loader, node: Node, levels: int) -> Any:
     if isinstance(node, SequenceNode):
         return [_plain(loader, child, levels - 1) for child in node.value]
     if not isinstance(node, MappingNode):
-        return loader.construct_object(node, deep=True)
+        return _scalar(loader, node)
     values: dict[str, Any] = {}
     for key, child in node.value:
         if not isinstance(key, ScalarNode):
             raise _marked("a key must be a plain word", key)
         if key.value in values:
-            raise _marked(f"the key {key.value!r} stands here twice", key)
+            raise _marked(f"the key {shown(key.value)!r} stands here twice", key)
         values[key.value] = _plain(loader, child, levels - 1)
     return values
+
+
+def _scalar(loader: _Loader, node: Node) -> Any:
+    """The value of a plain word, number or date."""
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, OverflowError):
+        raise _marked("that value is not one of its kind", node) from None
 
 
 def _line_of(root: Node | None, place: tuple[str | int, ...]) -> int:

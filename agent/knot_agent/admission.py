@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Collection
 
 from knot_keys.certificates import ClientCertificate
+from knot_keys.revocation import RevocationList
 from knot_ssh.names import PORT_MAX, PORT_MIN, Principal
 
 LOCALHOST = "localhost"
@@ -13,11 +14,11 @@ LOOPBACK = ("127.0.0.1", "::1")
 """What `localhost` means, in the order in which they are tried."""
 
 
-def refuse_client(client: ClientCertificate, own: Principal, revoked: Collection[str], now: float) -> str | None:
+def refuse_client(client: ClientCertificate, own: Principal, revoked: RevocationList, now: float) -> str | None:
     """The reason why this client may not open channels here; None when it may."""
     if own not in client.identity.principals:
         return "other owner or zone"
-    if client.fingerprint in revoked:
+    if revoked.covers(client.serial, client.fingerprint):
         return "revoked"
     if now >= client.expires_at:
         return "certificate expired"

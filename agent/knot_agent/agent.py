@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from knot_agent.control import ControlLink
+from knot_agent.control import ControlLink, revocation_list
 from knot_agent.credentials import Credentials
 from knot_agent.endpoint import Endpoint
 from knot_agent.forwards import Forwards
@@ -21,13 +21,15 @@ from knot_agent.joining import join
 from knot_agent.links import Links
 from knot_agent.local import SOCKET_FILE, Guests, LocalSocket
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
+from knot_keys.connections import HostRefused
 from knot_keys.jointoken import JoinToken
 from knot_ssh.addresses import Address
-from knot_ssh.errors import BadInput, PortTaken
+from knot_ssh.errors import BadInput, JoinRefused, LooseFile, PortTaken
 from knot_ssh.listening import bound_address, listen_on
 from knot_ssh.names import SpaceId
-from knot_ssh.retrying import until_available
+from knot_ssh.retrying import until_done
 from knot_ssh.rpc import Method
+from knot_ssh.tasks import Tasks
 from knot_ssh.wire import (
     Farewell,
     ForwardCall,
@@ -38,7 +40,7 @@ from knot_ssh.wire import (
     Membership,
     Nothing,
     OnSpace,
-    RevokedKeys,
+    Revoked,
     StopCall,
     StopRequest,
     Target,
@@ -88,6 +90,7 @@ class Agent:
         self._control = ControlLink(hub, home, self._credentials, self._for_hub(), self._addresses, self._welcomed)
         guests = Guests(settings.socket_users, settings.socket_group)
         self._local = LocalSocket(home.folder, guests, self._for_command_line())
+        self._tasks = Tasks()
         self._socket_path = home.folder / SOCKET_FILE
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -95,25 +98,26 @@ class Agent:
         try:
             await self._local.open()
             log.info("agent ready", space=self._credentials.membership.space, socket=str(self._socket_path))
-            await self._serve_endpoint_when_certified()
+            self._tasks.start(self._serve_endpoint_when_certified())
             await _or_stopped(stop, self._control.run())
             await self._drain()
         finally:
+            await self._tasks.cancel()
             await self._local.close()
             await self._forwards.close()
+            await self._links.close()
             await self._endpoint.close()
 
     async def _serve_endpoint_when_certified(self) -> None:
         """Serve at once with certificates from before, else when the first ones come."""
-        serving: list[asyncio.Future[None]] = []
-
-        def check() -> None:
-            if self._sock and self._credentials.certified and not serving:
-                serving.append(asyncio.ensure_future(self._endpoint.serve(self._sock)))
-
-        self._credentials.on_change.append(check)
-        check()
-        await asyncio.gather(*serving)
+        if self._sock is None:
+            return
+        certified = asyncio.Event()
+        self._credentials.on_certificates.append(certified.set)
+        while not self._credentials.certified:
+            await certified.wait()
+            certified.clear()
+        await self._endpoint.serve(self._sock)
 
     async def _drain(self) -> None:
         """Accept nothing more, and let open connections end by themselves for a while."""
@@ -145,7 +149,8 @@ class Agent:
             "forward.stop": (StopRequest, self._stop),
             "forward.list": (Nothing, self._list),
             "target.changed": (Target, self._target_changed),
-            "keys.revoked": (RevokedKeys, self._revoked),
+            "keys.revoked": (Revoked, self._revoked),
+            "agent.superseded": (Nothing, self._superseded),
             "agent.farewell": (Farewell, self._dismissed),
         }
 
@@ -161,8 +166,11 @@ class Agent:
     async def _target_changed(self, target: Target) -> None:
         self._links.update(target)
 
-    async def _revoked(self, revoked: RevokedKeys) -> None:
-        self._credentials.revoke(frozenset(revoked.revoked_keys))
+    async def _revoked(self, revoked: Revoked) -> None:
+        self._credentials.revoke(revocation_list(revoked))
+
+    async def _superseded(self, _message: Nothing) -> None:
+        log.warning("another agent has connected with this space's key: stop one of the two")
 
     async def _dismissed(self, farewell: Farewell) -> None:
         self._control.end(farewell.reason)
@@ -218,10 +226,10 @@ async def _membership(home: Home, hub: Address, token: JoinToken | None) -> Memb
             f"{home.folder} has not joined a space: give the token from `knot space create` "
             "with --token, --token-file or KNOT_JOIN_TOKEN"
         )
-    return await until_available(
+    return await until_done(
         _Attempt(home, hub, token),
-        asyncio.Event(),
         lambda reason: log.warning("hub not reachable, trying again", reason=reason),
+        final=(JoinRefused, HostRefused, LooseFile),
     )
 
 

@@ -16,20 +16,25 @@ from knot_agent.home import Home
 from knot_keys.certificates import check_client, check_host, check_hub, read_certificate
 from knot_keys.connections import ClientConnection, HostRefused, close, connect
 from knot_keys.keyfiles import public_line
+from knot_keys.possession import for_host_key, prove
+from knot_keys.revocation import RevocationList
 from knot_ssh import __version__
 from knot_ssh.addresses import Address
-from knot_ssh.errors import KeyRefused, Unavailable
+from knot_ssh.errors import KeyRefused, KnotError, Unavailable
 from knot_ssh.names import Principal, qualified_name
-from knot_ssh.retrying import until_available
+from knot_ssh.retrying import backoff, until_done
 from knot_ssh.rpc import Method, Peer
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import CertificateRequest, Certificates, Hello, Welcome
+from knot_ssh.wire import CertificateRequest, Certificates, Hello, Revoked, Welcome
 
 log = structlog.get_logger(__name__)
 
 CONTROL_SUBSYSTEM = "knot-control"
 RENEW_RETRY = 10.0
 """Seconds until the next try when a renewal failed."""
+
+STEADY = 30.0
+"""Seconds a connection must have lived for the next one to be made without much waiting."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Advertise = Callable[[str], list[str]]
@@ -73,19 +78,25 @@ class ControlLink:
 
     async def run(self) -> None:
         """Stay connected until cancelled; raises KeyRefused when the hub no longer accepts our key."""
-        never = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        short_lives = 0
         while True:
-            connection = await until_available(self._connect, never, self._trouble)
+            connection = await until_done(self._connect, self._trouble, final=(KeyRefused,))
+            connected_at = loop.time()
             try:
                 await self._converse(connection)
                 log.warning("hub lost", hub=str(self._hub))
-            except (Unavailable, asyncssh.Error, OSError) as error:
+            except KeyRefused:
+                raise
+            except (KnotError, asyncssh.Error, OSError) as error:
                 log.warning("hub lost", hub=str(self._hub), reason=str(error))
             finally:
                 self._peer = None
                 await close(connection)
             if self._farewell:
                 raise KeyRefused(f"the hub has cut this agent off: {self._farewell}")
+            short_lives = 0 if loop.time() - connected_at > STEADY else short_lives + 1
+            await asyncio.sleep(backoff(max(1, short_lives)))
 
     async def _connect(self) -> ClientConnection:
         host_ca = self._credentials.host_ca
@@ -113,7 +124,7 @@ class ControlLink:
             welcome = Welcome.model_validate(await peer.call("agent.hello", hello))
             self._home.update(welcome.membership)
             self._credentials.membership = welcome.membership
-            self._credentials.revoke(frozenset(welcome.revoked_keys))
+            self._credentials.revoke(revocation_list(welcome.revoked))
             self._peer = peer
             log.info("hub connected", hub=str(self._hub), space=welcome.membership.space)
             tasks.start(self._renew_in_time(peer))
@@ -128,7 +139,7 @@ class ControlLink:
             await asyncio.sleep(wait)
             try:
                 await self._renew(peer)
-            except Unavailable as error:
+            except (KnotError, asyncssh.Error, OSError) as error:
                 log.warning("certificates not renewed", reason=str(error))
                 wait = RENEW_RETRY
             else:
@@ -137,18 +148,24 @@ class ControlLink:
     async def _renew(self, peer: Peer) -> None:
         """Have both keys certified, check what came, keep it and use it."""
         host = self._home.host()
-        request = CertificateRequest(host_key=public_line(host.key))
-        issued = Certificates.model_validate(await peer.call("agent.certify", request))
         credentials, membership = self._credentials, self._credentials.membership
+        signature = prove(host.key, for_host_key(membership.space_id))
+        request = CertificateRequest(host_key=public_line(host.key), signature=signature)
+        issued = Certificates.model_validate(await peer.call("agent.certify", request))
         names = [
             str(membership.space_id),
             qualified_name(membership.space, Principal(membership.owner, membership.zone)),
         ]
-        check_client(read_certificate(issued.client), [credentials.user_ca], ())
-        check_host(read_certificate(issued.host), [credentials.host_ca], names, ())
+        check_client(read_certificate(issued.client), [credentials.user_ca], credentials.revoked)
+        check_host(read_certificate(issued.host), [credentials.host_ca], names, credentials.revoked)
         self._home.keep(issued)
         credentials.replace(self._home.identity(), self._home.host())
         log.info("certificates renewed", seconds=round(credentials.seconds_left(time.time())))
 
     def _trouble(self, reason: str) -> None:
         log.warning("hub not reachable, trying again", reason=reason)
+
+
+def revocation_list(revoked: Revoked) -> RevocationList:
+    """The hub's list as a value."""
+    return RevocationList.of(revoked.serials, revoked.keys)

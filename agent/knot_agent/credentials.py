@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import asyncssh
+from asyncssh.public_key import SSHOpenSSHCertificate
 
 from knot_keys.certificates import BACKDATE, expires_at, starts_at
 from knot_keys.connections import Credential
 from knot_keys.keyfiles import parse_public_key
+from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.names import Principal
 from knot_ssh.wire import Membership
 
@@ -23,13 +25,14 @@ RENEW_JITTER = 0.1
 
 @dataclass(slots=True)
 class Credentials:
-    """The agent's identity. `on_change` listeners hear of new certificates and of revoked keys."""
+    """The agent's identity. Listeners hear of new certificates, and of a new list of what is revoked."""
 
     membership: Membership
     identity: Credential
     host: Credential
-    revoked: frozenset[str] = frozenset()
-    on_change: list[Callable[[], None]] = field(default_factory=list)
+    revoked: RevocationList = NOTHING_REVOKED
+    on_certificates: list[Callable[[], None]] = field(default_factory=list)
+    on_revocations: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def principal(self) -> Principal:
@@ -61,21 +64,25 @@ class Credentials:
         """
         if self.identity.certificate is None or self.host.certificate is None:
             return 0.0
-        issued, end = starts_at(self.identity.certificate) + BACKDATE, expires_at(self.identity.certificate)
-        wait = issued + (end - issued) * RENEW_AT - (issued if now is None else now)
-        return max(0.0, wait * (1 - random.uniform(0, RENEW_JITTER)))
+        waits = [_wait(certificate, now) for certificate in (self.identity.certificate, self.host.certificate)]
+        return min(waits) * (1 - random.uniform(0, RENEW_JITTER))
 
     def replace(self, identity: Credential, host: Credential) -> None:
         """Use new certificates from now on."""
         self.identity, self.host = identity, host
-        self._changed()
-
-    def revoke(self, fingerprints: frozenset[str]) -> None:
-        """Take over the list of revoked keys."""
-        if fingerprints != self.revoked:
-            self.revoked = fingerprints
-            self._changed()
-
-    def _changed(self) -> None:
-        for listener in self.on_change:
+        for listener in self.on_certificates:
             listener()
+
+    def revoke(self, revoked: RevocationList) -> None:
+        """Take over the list of what is revoked."""
+        if revoked != self.revoked:
+            self.revoked = revoked
+            for listener in self.on_revocations:
+                listener()
+
+
+def _wait(certificate: SSHOpenSSHCertificate, now: float | None) -> float:
+    """Seconds from now, or from the moment of issue, to two thirds of a certificate's life; never more than those."""
+    issued, end = starts_at(certificate) + BACKDATE, expires_at(certificate)
+    whole = (end - issued) * RENEW_AT
+    return whole if now is None else min(whole, max(0.0, issued + whole - now))

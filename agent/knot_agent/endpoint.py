@@ -17,7 +17,7 @@ from knot_agent.admission import destinations, refuse_client
 from knot_agent.credentials import Credentials
 from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown, close, server_options
-from knot_ssh.dataplane.splice import Splice
+from knot_ssh.dataplane.splice import Splice, Splices
 from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -32,7 +32,8 @@ class Rules:
 
     credentials: Credentials
     allow: Collection[str]
-    open: set[EndpointDoorkeeper] = field(default_factory=set)
+    connected: set[EndpointDoorkeeper] = field(default_factory=set)
+    splices: Splices = field(default_factory=Splices)
 
 
 class Endpoint:
@@ -47,31 +48,38 @@ class Endpoint:
     async def serve(self, sock: socket.socket) -> None:
         """Start accepting. Host certificate and revocations are followed from then on."""
         loop = asyncio.get_running_loop()
-        options = await server_options(lambda: EndpointDoorkeeper(self._rules), self._rules.credentials.host)
+        credentials = self._rules.credentials
+        options = await server_options(lambda: EndpointDoorkeeper(self._rules), credentials.host)
         self._options = options
         self._server = await loop.create_server(lambda: ServerConnection(loop, options), sock=sock)
-        self._rules.credentials.on_change.append(self._follow)
+        credentials.on_certificates.append(self._show_new_certificate)
+        credentials.on_revocations.append(self._cut_revoked)
 
     def stop_accepting(self) -> None:
         if self._server:
             self._server.close()
 
     async def wait_idle(self) -> None:
-        """Wait until no channel is open."""
-        await asyncio.gather(*(keeper.connection.wait_idle() for keeper in self._rules.open))
+        """Wait until every forwarded connection has ended, and its last byte is with the kernel."""
+        await self._rules.splices.wait_idle()
 
     async def close(self) -> None:
         """Stop accepting and end every connection."""
         self.stop_accepting()
-        await asyncio.gather(*(close(keeper.connection) for keeper in list(self._rules.open)))
+        await asyncio.gather(*(close(keeper.connection) for keeper in list(self._rules.connected)))
+        self._rules.splices.abort()
         await self._tasks.cancel()
 
-    def _follow(self) -> None:
-        credentials = self._rules.credentials
-        self._options.update(server_host_keys=[(credentials.host.key, credentials.host.certificate)])
-        for keeper in list(self._rules.open):
-            if keeper.client and keeper.client.fingerprint in credentials.revoked:
-                log.warning("connection cut", reason="revoked", key_id="/".join(keeper.client.identity.encode()[0]))
+    def _show_new_certificate(self) -> None:
+        host = self._rules.credentials.host
+        self._options.update(server_host_keys=[(host.key, host.certificate)])
+
+    def _cut_revoked(self) -> None:
+        revoked = self._rules.credentials.revoked
+        for keeper in list(self._rules.connected):
+            client = keeper.client
+            if client and revoked.covers(client.serial, client.fingerprint):
+                log.warning("connection cut", reason="revoked", key_id=client.identity.encode()[1], serial=client.serial)
                 self._tasks.start(close(keeper.connection))
 
 
@@ -84,10 +92,10 @@ class EndpointDoorkeeper(Doorkeeper):
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         super().connection_made(conn)
-        self._rules.open.add(self)
+        self._rules.connected.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._rules.open.discard(self)
+        self._rules.connected.discard(self)
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
         return self._judged(shown) is not None
@@ -105,7 +113,7 @@ class EndpointDoorkeeper(Doorkeeper):
         if refusal:
             log.warning("channel refused", reason=refusal, host=dest_host[:255], port=dest_port)
             raise _prohibited("not allowed here")
-        return _dialled(addresses, dest_port)
+        return self._dialled(addresses, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         return False
@@ -145,26 +153,33 @@ class EndpointDoorkeeper(Doorkeeper):
             return None
         return client
 
+    async def _dialled(self, addresses: list[str], port: int) -> asyncssh.SSHTCPSession[bytes]:
+        """Connect to the first address that accepts; the channel opens only then."""
+        reason = ""
+        for address in addresses:
+            splice = Splice()
+            try:
+                await _dial(splice, address, port)
+            except TimeoutError:
+                reason = reason or "no answer"
+            except OSError as error:
+                reason = reason or (os.strerror(error.errno).lower() if error.errno else "connection failed")
+            else:
+                if self.connection.lost:  # nobody would tell the splice
+                    splice.abort()
+                    break
+                self._rules.splices.add(splice)
+                self.connection.splices.add(splice)
+                return splice.channel_side
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, f"port {port}: {reason}")
+
     def _peer(self) -> str:
         return str((self.connection.get_extra_info("peername") or ("unknown",))[0])
 
 
-async def _dialled(addresses: list[str], port: int) -> asyncssh.SSHTCPSession[bytes]:
-    """Connect to the first address that accepts; the channel opens only then."""
-    loop = asyncio.get_running_loop()
-    reason = "connection refused"
-    for address in addresses:
-        splice = Splice()
-        try:
-            async with asyncio.timeout(DIAL_TIMEOUT):
-                await loop.create_connection(lambda joined=splice: joined.socket_side, address, port)  # type: ignore[misc]
-        except TimeoutError:
-            reason = "no answer"
-        except OSError as error:
-            reason = os.strerror(error.errno).lower() if error.errno else "connection failed"
-        else:
-            return splice.channel_side
-    raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, f"port {port}: {reason}")
+async def _dial(splice: Splice, address: str, port: int) -> None:
+    async with asyncio.timeout(DIAL_TIMEOUT):
+        await asyncio.get_running_loop().create_connection(lambda: splice.socket_side, address, port)
 
 
 def _prohibited(reason: str) -> asyncssh.ChannelOpenError:

@@ -15,7 +15,7 @@ import structlog
 
 from knot_agent.links import ChannelRefused, Down, Link, Links
 from knot_ssh.addresses import Address
-from knot_ssh.dataplane.splice import Splice
+from knot_ssh.dataplane.splice import Splice, Splices
 from knot_ssh.errors import Conflict, KnotError, NotFound, PortTaken, Unavailable
 from knot_ssh.listening import bind
 from knot_ssh.names import Port
@@ -35,9 +35,7 @@ class Forward:
         self._link = link
         self._patience = patience
         self._server: asyncio.Server | None = None
-        self._splices: set[Splice] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._splices = Splices()
         self._tasks = Tasks()
         self._last_error: str | None = None
 
@@ -83,23 +81,20 @@ class Forward:
 
     async def wait_idle(self) -> None:
         """Wait until no connection is open."""
-        await self._idle.wait()
+        await self._splices.wait_idle()
 
     async def close(self) -> Link:
         """Free the port and reset its connections; gives back the link."""
         self.stop_accepting()
-        for splice in list(self._splices):
-            splice.abort()
+        self._splices.abort()
         await self._tasks.cancel()
         return self._link
 
     def _accepted(self) -> asyncio.Protocol:
-        splice = Splice(on_open=self._carry, on_closed=self._done)
-        return splice.socket_side
+        return Splice(on_open=self._carry).socket_side
 
     def _carry(self, splice: Splice) -> None:
         self._splices.add(splice)
-        self._idle.clear()
         self._tasks.start(self._open(splice, self._link, self.order))
 
     async def _open(self, splice: Splice, link: Link, order: ForwardOrder) -> None:
@@ -109,11 +104,6 @@ class Forward:
             self._last_error = f"last connection: {error}"
             log.warning("connection refused", port=order.local_port, target=order.target.name, reason=str(error))
             splice.abort()
-
-    def _done(self, splice: Splice) -> None:
-        self._splices.discard(splice)
-        if not self._splices:
-            self._idle.set()
 
 
 class Forwards:
@@ -135,13 +125,13 @@ class Forwards:
             standing = self._forwards.get(order.local_port)
             if standing:
                 replaced = standing.order
-                await self._links.release(standing.retarget(order, link))
+                self._links.release(standing.retarget(order, link))
                 return ForwardStarted(status=standing.status(), replaced=replaced)
             forward = Forward(order, link, self._patience)
             try:
                 await forward.listen()
             except KnotError:
-                await self._links.release(link)
+                self._links.release(link)
                 raise
             self._forwards[order.local_port] = forward
             log.info("forward started", port=order.local_port, target=order.target.name, remote_port=order.remote_port)
@@ -154,7 +144,7 @@ class Forwards:
             if forward is None:
                 raise NotFound(f"there is no forward on port {local_port} in this space")
             status = forward.status().model_copy(update={"state": "stopped", "mode": None, "address": None, "reason": None})
-            await self._links.release(await forward.close())
+            self._links.release(await forward.close())
             log.info("forward stopped", port=local_port)
             return status
 

@@ -110,10 +110,10 @@ class Home:
 
     def _credential(self, name: str) -> Credential:
         key = load_or_create_key(self.folder / name, "knot agent")
-        path = self._certificate_file(name)
-        if not path.exists():
-            return Credential(key)
-        certificate = read_certificate(path.read_text("ascii"))
+        try:
+            certificate = read_certificate(self._certificate_file(name).read_text("ascii"))
+        except (KnotError, OSError, UnicodeDecodeError):
+            return Credential(key)  # missing or damaged: the hub gives another
         return Credential(key, certificate if certificate.key == key.convert_to_public() else None)
 
     def _identity(self, token_id: str) -> Path:

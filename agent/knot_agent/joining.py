@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 
 import asyncssh
 
 from knot_keys.certificates import check_hub
 from knot_keys.connections import close, connect
-from knot_keys.joinproof import prove
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import public_line
+from knot_keys.possession import for_joining, prove
 from knot_ssh.addresses import Address
 from knot_ssh.errors import JoinRefused
 from knot_ssh.rpc import Peer
@@ -34,8 +33,8 @@ async def join(hub: Address, token: JoinToken, key: asyncssh.SSHKey) -> Membersh
         peer = Peer(stdout, stdin, {})
         tasks.start(peer.run())
         challenge = JoinChallenge.model_validate(await peer.call("join.challenge", Nothing()))
-        signature = prove(key, challenge.nonce, token.id)
-        request = JoinRequest(public_key=public_line(key), signature=base64.b64encode(signature).decode())
+        signature = prove(key, for_joining(challenge.nonce, token.id))
+        request = JoinRequest(public_key=public_line(key), signature=signature)
         membership = Membership.model_validate(await peer.call("join.enrol", request))
     finally:
         await tasks.cancel()

@@ -2,7 +2,7 @@
 
 A link keeps trying until it is released. While it has a connection it is up, and channels open at once; otherwise a
 channel waits for it, up to a limit. When our certificate is replaced the link dials again, new channels use the new
-connection, and the old one ends with its last channel.
+connection, and the old one ends with its last channel. So does the whole link once nobody holds it any more.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from knot_agent.admission import LOCALHOST
 from knot_agent.credentials import Credentials
 from knot_keys.certificates import check_host
 from knot_keys.connections import ClientConnection, HostRefused, close, connect
-from knot_keys.keyfiles import fingerprint
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.splice import Splice
 from knot_ssh.errors import KnotError, NotFound, Unavailable
 from knot_ssh.names import Port, Principal, SpaceId, qualified_name
-from knot_ssh.retrying import until_available
+from knot_ssh.retrying import until_done
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import Target
 
@@ -70,20 +69,28 @@ class Link:
         self.state: Up | Down = CONNECTING
         self._credentials = credentials
         self._locate = locate
+        self._connections: set[ClientConnection] = set()
         self._news = asyncio.Event()
         self._up = asyncio.Event()
         self._renew = asyncio.Event()
         self._tasks = Tasks()
-        self._tasks.start(self._keep())
+        self._keeper = self._tasks.start(self._keep())
 
     def update(self, target: Target) -> None:
         """Take over what the hub says of the target, and try at once if it may be reached now."""
         self.target = target
         self._news.set()
 
-    def credentials_changed(self) -> None:
-        """Dial again with the new certificate; cut a connection to a host whose key was revoked."""
+    def renew(self) -> None:
+        """Dial again with the new certificate, and let the present connection end with its last channel."""
         self._renew.set()
+
+    def cut_revoked(self) -> None:
+        """End connections to a host whose certificate is void now."""
+        for connection in list(self._connections):
+            certificate = connection.host_certificate
+            if certificate and self._credentials.revoked.covers_certificate(certificate):
+                connection.abort()
 
     async def open_channel(self, splice: Splice, port: Port, patience: float) -> None:
         """Join a splice to a channel to this port of the target, waiting up to `patience` seconds for the link.
@@ -109,44 +116,48 @@ class Link:
         if refusal:
             raise refusal
 
-    async def drain(self) -> None:
-        """Wait until no channel is open on the present connection."""
-        if isinstance(self.state, Up):
-            await self.state.connection.wait_idle()
+    async def finish(self) -> None:
+        """Dial no more, let every open channel end, then close."""
+        self._keeper.cancel()
+        await asyncio.gather(*(connection.splices.wait_idle() for connection in self._connections))
+        await self.close()
 
     async def close(self) -> None:
         """End the link and every connection of it."""
         await self._tasks.cancel()
+        await asyncio.gather(*(close(connection) for connection in list(self._connections)))
 
     async def _keep(self) -> None:
         """Connect, stay connected, start again."""
         while True:
             try:
-                up = await until_available(self._connect, self._news, self._trouble)
+                up = await until_done(self._connect, self._trouble, final=(NotFound,), wake=self._news)
             except NotFound:
                 self.state = Down("target gone", gone=True)
+                self._news.clear()
                 await self._news.wait()
                 continue
             self.state = up
             self._up.set()
             log.info("link up", target=self.target.name, address=str(up.address))
-            keeping = self._tasks.start(self._hold(up.connection))
+            holding = self._tasks.start(self._hold(up.connection))
             renewing = asyncio.ensure_future(self._renew.wait())
             try:
-                await asyncio.wait((keeping, renewing), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((holding, renewing), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 renewing.cancel()
                 self._up.clear()
-            if keeping.done():
+            if holding.done():
                 self.state = Down("connection lost")
                 log.warning("link down", target=self.target.name, reason="connection lost")
             else:
                 self.state = CONNECTING
-                self._tasks.start(self._retire(up.connection))
+                self._tasks.start(_retire(up.connection))
 
     async def _connect(self) -> Up:
         """One attempt at every address. Raises Unavailable, or NotFound when the target was deleted."""
         self._renew.clear()
+        self._news.clear()
         with contextlib.suppress(Unavailable):  # without the hub, what is known has to do
             self.target = await self._locate(self.target.id)
         target, credentials = self.target, self._credentials
@@ -173,18 +184,13 @@ class Link:
         raise Unavailable("; ".join(problems))
 
     async def _hold(self, connection: ClientConnection) -> None:
-        """Own a connection while it lives; end it with the link."""
+        """Know a connection as ours for as long as it lives."""
+        self._connections.add(connection)
         try:
             await connection.wait_closed()
         finally:
-            await close(connection)
-
-    async def _retire(self, connection: ClientConnection) -> None:
-        """Let a connection that was replaced end with its last channel; at once when its host was revoked."""
-        host_key = connection.get_server_host_key()
-        if host_key is None or fingerprint(host_key) not in self._credentials.revoked:
-            await connection.wait_idle()
-        await close(connection)
+            if connection.lost:
+                self._connections.discard(connection)
 
     def _trouble(self, reason: str) -> None:
         self.state = Down(reason)
@@ -192,14 +198,17 @@ class Link:
 
 
 class Links:
-    """The links of one agent by target. A link lives as long as somebody holds it."""
+    """The links of one agent by target. A link lives as long as somebody holds it, or a channel of it is open."""
 
     def __init__(self, credentials: Credentials, locate: Locate) -> None:
         self._credentials = credentials
         self._locate = locate
         self._links: dict[SpaceId, Link] = {}
         self._holders: dict[SpaceId, int] = {}
-        credentials.on_change.append(self._credentials_changed)
+        self._finishing: set[Link] = set()
+        self._tasks = Tasks()
+        credentials.on_certificates.append(self._renew)
+        credentials.on_revocations.append(self._cut_revoked)
 
     def hold(self, target: Target) -> Link:
         """The link to this target; `release` it when done."""
@@ -212,13 +221,14 @@ class Links:
         self._holders[target.id] += 1
         return link
 
-    async def release(self, link: Link) -> None:
-        """Give a link back; with its last holder it closes."""
+    def release(self, link: Link) -> None:
+        """Give a link back; without holders it ends with its last channel."""
         target_id = link.target.id
         self._holders[target_id] -= 1
         if self._holders[target_id] == 0:
             del self._links[target_id], self._holders[target_id]
-            await link.close()
+            self._finishing.add(link)
+            self._tasks.start(self._finish(link))
 
     def update(self, target: Target) -> None:
         """News of a target from the hub."""
@@ -231,9 +241,25 @@ class Links:
         for link in self._links.values():
             link.update(link.target)
 
-    def _credentials_changed(self) -> None:
+    async def close(self) -> None:
+        """End every link at once."""
+        await self._tasks.cancel()
+        await asyncio.gather(*(link.close() for link in self._all()))
+
+    async def _finish(self, link: Link) -> None:
+        await link.finish()
+        self._finishing.discard(link)
+
+    def _all(self) -> list[Link]:
+        return [*self._links.values(), *self._finishing]
+
+    def _renew(self) -> None:
         for link in self._links.values():
-            link.credentials_changed()
+            link.renew()
+
+    def _cut_revoked(self) -> None:
+        for link in self._all():
+            link.cut_revoked()
 
 
 async def _open(connection: ClientConnection, splice: Splice, port: Port) -> KnotError | None:
@@ -242,13 +268,19 @@ async def _open(connection: ClientConnection, splice: Splice, port: Port) -> Kno
     The splice counts as the connection's from the start, so that a connection to be retired waits for it.
     """
     host, origin_port = splice.socket_side.peer
-    connection.attach(splice)
+    connection.splices.add(splice)
     try:
         await connection.create_connection(lambda: splice.channel_side, LOCALHOST, int(port), host, origin_port)
     except asyncssh.ChannelOpenError as error:
-        connection.detach(splice)
+        connection.splices.remove(splice)
         return Unavailable("the link was lost") if connection.lost else ChannelRefused(error.reason)
     except (asyncssh.Error, OSError, AssertionError) as error:  # asyncssh asserts where a connection has just gone
-        connection.detach(splice)
+        connection.splices.remove(splice)
         return Unavailable(f"the link was lost: {error}")
     return None
+
+
+async def _retire(connection: ClientConnection) -> None:
+    """Let a connection that was replaced end with its last channel."""
+    await connection.splices.wait_idle()
+    await close(connection)

@@ -9,18 +9,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from knot_ssh.addresses import Address
-from knot_ssh.errors import BadInput
+from knot_ssh.wire import HostPort
 
 DEFAULT_LISTEN = "0.0.0.0:2022"
 DEFAULT_ALLOW = ["127.0.0.1", "::1"]
-
-
-def _address(text: str) -> str:
-    try:
-        return str(Address.parse(text))
-    except BadInput as error:
-        raise ValueError(str(error)) from None
 
 
 def _literal(text: str) -> str:
@@ -44,9 +36,6 @@ def _group(name: str) -> str:
     except KeyError:
         raise ValueError(f"there is no group {name[:80]!r} on this machine") from None
     return name
-
-
-HostPort = Annotated[str, AfterValidator(_address)]
 
 
 class AgentSettings(BaseModel):

@@ -18,6 +18,7 @@ from asyncssh.public_key import CERT_TYPE_HOST, CERT_TYPE_USER, SSHOpenSSHCertif
 
 from knot_keys.identity import BadIdentity, HostIdentity, HubIdentity, Identity
 from knot_keys.keyfiles import KEY_ALGORITHM, fingerprint
+from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.errors import KnotError
 from knot_ssh.names import HUB_PRINCIPAL
 
@@ -33,8 +34,14 @@ CLIENT_KEY_ALGORITHMS = frozenset(
 """Key types a client may have certified (`ssh-rsa` names the key type; its SHA-1 signatures are refused at login)."""
 
 
-class CertificateRefused(ValueError):
-    """A certificate is not good for what it was shown for; the text is for the log."""
+RSA_BITS = 2048
+"""Shorter RSA keys can be factored with effort, or soon."""
+
+
+class CertificateRefused(KnotError, ValueError):
+    """A certificate is not good for what it was shown for."""
+
+    code = "certificate_refused"
 
 
 class CertificateFields(Protocol):
@@ -75,7 +82,7 @@ def issue_client(
         permit_pty=False, permit_user_rc=False,
     )  # fmt: skip
     line = _line(certificate)
-    check_client(read_certificate(line), [ca], (), now=after + BACKDATE)
+    check_client(read_certificate(line), [ca], NOTHING_REVOKED, now=after + BACKDATE)
     return Issued(line, serial, fingerprint(key), key_id, before)
 
 
@@ -93,7 +100,7 @@ def issue_host(
         key, key_id, serial=serial, principals=principals, valid_after=after, valid_before=before
     )
     line = _line(certificate)
-    check_host(read_certificate(line), [ca], principals, (), now=after + BACKDATE)
+    check_host(read_certificate(line), [ca], principals, NOTHING_REVOKED, now=after + BACKDATE)
     return Issued(line, serial, fingerprint(key), key_id, before)
 
 
@@ -108,20 +115,23 @@ def read_certificate(line: str) -> SSHOpenSSHCertificate:
     return certificate
 
 
+def is_acceptable(key: asyncssh.SSHKey) -> bool:
+    """Whether a client's key is of a type and size that we certify and let in."""
+    bits = getattr(key.pyca_key, "key_size", RSA_BITS)
+    return key.get_algorithm() in CLIENT_KEY_ALGORITHMS and (key.get_algorithm() != "ssh-rsa" or bits >= RSA_BITS)
+
+
 def check_client(
     certificate: SSHOpenSSHCertificate,
     cas: Collection[asyncssh.SSHKey],
-    revoked: Collection[str],
+    revoked: RevocationList,
     *,
     now: float | None = None,
 ) -> ClientCertificate:
-    """Check a client certificate; raises CertificateRefused.
-
-    `revoked` holds fingerprints of certified keys. Whether the holder proved to have the key is the caller's to know.
-    """
+    """Check a client certificate; raises CertificateRefused. Whether its holder proved to have the key is not asked here."""
     cert = _checked(certificate, CERT_TYPE_USER, cas, revoked, time.time() if now is None else now)
-    if cert.key.get_algorithm() not in CLIENT_KEY_ALGORITHMS:
-        raise CertificateRefused("key type")
+    if not is_acceptable(cert.key):
+        raise CertificateRefused("key type or size")
     if set(cert.options) != CLIENT_EXTENSIONS:
         raise CertificateRefused("options other than permit-port-forwarding")
     try:
@@ -135,27 +145,21 @@ def check_host(
     certificate: SSHOpenSSHCertificate,
     cas: Collection[asyncssh.SSHKey],
     expected: Collection[str],
-    revoked: Collection[str],
+    revoked: RevocationList,
     *,
     now: float | None = None,
-) -> asyncssh.SSHKey:
-    """Check that a host certificate names every expected principal, and nobody else; gives the host's key.
-
-    Raises CertificateRefused.
-    """
+) -> None:
+    """Check that a host certificate names exactly the expected principals; raises CertificateRefused."""
     cert = _checked(certificate, CERT_TYPE_HOST, cas, revoked, time.time() if now is None else now)
     if cert.key.get_algorithm() != KEY_ALGORITHM:
         raise CertificateRefused("key type")
     if not expected or set(cert.principals) != set(expected):
         raise CertificateRefused(f"it is for {', '.join(sorted(cert.principals)) or 'nobody'}")
-    return cert.key
 
 
-def check_hub(
-    certificate: SSHOpenSSHCertificate, cas: Collection[asyncssh.SSHKey], *, now: float | None = None
-) -> asyncssh.SSHKey:
+def check_hub(certificate: SSHOpenSSHCertificate, cas: Collection[asyncssh.SSHKey], *, now: float | None = None) -> None:
     """Check the hub's host certificate, whatever address was dialled; raises CertificateRefused."""
-    return check_host(certificate, cas, [HUB_PRINCIPAL], (), now=now)
+    check_host(certificate, cas, [HUB_PRINCIPAL], NOTHING_REVOKED, now=now)
 
 
 def expires_at(certificate: SSHOpenSSHCertificate) -> float:
@@ -172,15 +176,16 @@ def _checked(
     certificate: SSHOpenSSHCertificate,
     kind: int,
     cas: Collection[asyncssh.SSHKey],
-    revoked: Collection[str],
+    revoked: RevocationList,
     now: float,
 ) -> SSHOpenSSHCertificate:
     """What holds for both kinds of certificate."""
     if certificate._cert_type != kind:
         raise CertificateRefused("wrong kind of certificate")
-    if certificate.signing_key.public_data not in {ca.public_data for ca in cas}:  # a private key never equals its public one
+    trusted = {ca.public_data for ca in cas}  # compared as data: a private key never equals its own public one
+    if certificate.signing_key.public_data not in trusted:
         raise CertificateRefused("unknown CA")
-    if certificate.key.public_data == certificate.signing_key.public_data:
+    if certificate.key.public_data in trusted:
         raise CertificateRefused("a CA's key as login key")
     if now < starts_at(certificate):
         raise CertificateRefused("not yet valid")
@@ -188,7 +193,7 @@ def _checked(
         raise CertificateRefused("expired")
     if not certificate.principals:
         raise CertificateRefused("no principals")
-    if fingerprint(certificate.key) in revoked:
+    if revoked.covers_certificate(certificate):
         raise CertificateRefused("revoked")
     return certificate
 

@@ -20,7 +20,7 @@ from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, d
 
 from knot_keys.certificates import CertificateRefused
 from knot_ssh.addresses import Address
-from knot_ssh.dataplane.splice import Splice
+from knot_ssh.dataplane.connection import SplicedConnection
 from knot_ssh.errors import KnotError, Unavailable
 
 LOGIN_TIMEOUT = 10
@@ -51,47 +51,6 @@ HOST_KEY_ALGORITHMS = ["ssh-ed25519-cert-v01@openssh.com"]
 
 Shown = asyncssh.SSHKey | SSHOpenSSHCertificate
 """What a client offers at login: a plain public key, or a certificate."""
-
-
-class _SplicedConnection(SSHConnection):
-    """Adds what asyncssh leaves out: a full connection slows down the sockets that fill it."""
-
-    lost = False
-    """Whether the connection is gone; set before its channels hear of it."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._splices: set[Splice] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    def attach(self, splice: Splice) -> None:
-        """A channel of ours has been opened on this connection."""
-        self._splices.add(splice)
-        self._idle.clear()
-
-    def detach(self, splice: Splice) -> None:
-        """That channel is gone."""
-        self._splices.discard(splice)
-        if not self._splices:
-            self._idle.set()
-
-    async def wait_idle(self) -> None:
-        """Wait until no channel of ours is open."""
-        await self._idle.wait()
-
-    def pause_writing(self) -> None:
-        for splice in self._splices:
-            splice.brake("connection")
-
-    def resume_writing(self) -> None:
-        for splice in self._splices:
-            splice.release("connection")
-
-    def _cleanup(self, exc: Exception | None) -> None:
-        self.lost = True
-        self._idle.set()
-        super()._cleanup(exc)
 
 
 class Doorkeeper(asyncssh.SSHServer):
@@ -128,7 +87,7 @@ class Doorkeeper(asyncssh.SSHServer):
         raise NotImplementedError
 
 
-class ServerConnection(_SplicedConnection, asyncssh.SSHServerConnection):
+class ServerConnection(SplicedConnection, asyncssh.SSHServerConnection):
     """A connection that came in; its Doorkeeper sees keys and certificates whole."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHServerConnectionOptions) -> None:
@@ -179,8 +138,8 @@ class ServerConnection(_SplicedConnection, asyncssh.SSHServerConnection):
         return algorithm in SIGNATURES and key.verify(String(self._session_id) + msg, signature)
 
 
-HostCheck = Callable[[SSHOpenSSHCertificate], asyncssh.SSHKey]
-"""Gives the host's key when the certificate is good for the host we want; raises CertificateRefused."""
+HostCheck = Callable[[SSHOpenSSHCertificate], None]
+"""Raises CertificateRefused unless the certificate is good for the host we want."""
 
 
 class HostRefused(KnotError):
@@ -189,7 +148,7 @@ class HostRefused(KnotError):
     code = "host_refused"
 
 
-class ClientConnection(_SplicedConnection, asyncssh.SSHClientConnection):
+class ClientConnection(SplicedConnection, asyncssh.SSHClientConnection):
     """A connection that we made. The host's certificate is judged once; later key exchanges must show the same key.
 
     (A host certificate is short-lived: judging it again at each rekey would cut long connections for nothing.)
@@ -198,7 +157,7 @@ class ClientConnection(_SplicedConnection, asyncssh.SSHClientConnection):
     def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHClientConnectionOptions, check: HostCheck) -> None:
         super().__init__(loop, options, wait="auth")
         self._check = check
-        self._pinned: asyncssh.SSHKey | None = None
+        self.host_certificate: SSHOpenSSHCertificate | None = None
         self.refusal = ""
 
     def _validate_host_key(self, host: str, addr: str, port: int, key_data: bytes) -> asyncssh.SSHKey:
@@ -206,14 +165,15 @@ class ClientConnection(_SplicedConnection, asyncssh.SSHClientConnection):
         try:
             if shown is None or isinstance(shown, asyncssh.SSHKey):
                 raise CertificateRefused("a plain host key where a certificate was expected")
-            if self._pinned is None:
-                self._pinned = self._check(shown)
-            elif shown.key != self._pinned:
+            if self.host_certificate is None:
+                self._check(shown)
+                self.host_certificate = shown
+            elif shown.key != self.host_certificate.key:
                 raise CertificateRefused("the host key changed within the connection")
         except CertificateRefused as error:
             self.refusal = str(error)
             raise
-        return self._pinned
+        return self.host_certificate.key
 
 
 @dataclass(frozen=True, slots=True)

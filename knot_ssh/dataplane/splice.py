@@ -11,9 +11,9 @@ loss of the connection (RFC 4254 section 5.3). TCP tells them apart too, as FIN 
     lost connection                  -> RST, unless both directions had ended
     CHANNEL_CLOSE after EOF          -> what was read is delivered, then the socket closes as by close(2)
 
-Every socket carries `SO_LINGER {1, 0}` from birth, so that a killed process resets it too; it is cleared only at a
-proper end. Each side pauses the other when it cannot keep up: nothing is read that cannot be passed on, nor before the
-channel is open.
+Every socket carries `SO_LINGER {1, 0}` from birth, so that a killed process resets it too. It is cleared only at a
+proper end, and only once the kernel has taken the last byte: until then a killed process would lose some. Each side
+pauses the other when it cannot keep up: nothing is read that cannot be passed on, nor before the channel is open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import asyncssh
 
@@ -31,35 +31,31 @@ LINGER_RESET = struct.pack("ii", 1, 0)
 LINGER_OFF = struct.pack("ii", 0, 0)
 
 
-def reset(transport: asyncio.Transport) -> None:
-    """End a TCP connection with RST, whatever is still queued."""
-    set_linger(transport, LINGER_RESET)
-    transport.abort()
+class Carrier(Protocol):
+    """The SSH connection below a channel. `lost`: it is gone, and so are all its channels."""
 
-
-def set_linger(transport: asyncio.Transport, value: bytes) -> None:
-    """Say how close(2) is to end this socket; a socket that is gone needs no telling."""
-    sock = transport.get_extra_info("socket")
-    with contextlib.suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+    lost: bool
 
 
 class Splice:
     """One forwarded connection. `socket_side` is the asyncio protocol, `channel_side` the asyncssh session."""
 
-    def __init__(
-        self, on_open: Callable[[Splice], None] | None = None, on_closed: Callable[[Splice], None] | None = None
-    ) -> None:
+    def __init__(self, on_open: Callable[[Splice], None] | None = None) -> None:
         self.socket_side = SocketSide(self)
         self.channel_side = ChannelSide(self)
+        self.on_closed: list[Callable[[Splice], None]] = []
         self._on_open = on_open
-        self._on_closed = on_closed
         self._brakes: set[str] = {"opening"}
 
     @property
     def is_whole(self) -> bool:
         """Whether both directions have come to a proper end."""
         return self.socket_side.ended and self.channel_side.ended
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether neither socket nor channel is there (any more)."""
+        return self.socket_side.gone and self.channel_side.gone
 
     def brake(self, reason: str) -> None:
         """Stop reading from the socket until every reason is released."""
@@ -89,11 +85,12 @@ class Splice:
         if self._on_open:
             self._on_open(self)
 
-    def closed(self) -> None:
-        """Tell the owner once both sides are gone."""
-        if self.socket_side.gone and self.channel_side.gone and self._on_closed:
-            on_closed, self._on_closed = self._on_closed, None
-            on_closed(self)
+    def side_gone(self) -> None:
+        """Tell the owners once both sides are gone."""
+        if self.is_gone:
+            callbacks, self.on_closed = self.on_closed, []
+            for callback in callbacks:
+                callback(self)
 
 
 class SocketSide(asyncio.Protocol):
@@ -102,6 +99,7 @@ class SocketSide(asyncio.Protocol):
     def __init__(self, splice: Splice) -> None:
         self._splice = splice
         self._transport: asyncio.Transport | None = None
+        self._closing = False
         self.ended = False
         self.gone = True
 
@@ -115,7 +113,7 @@ class SocketSide(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self.gone = False
-        set_linger(transport, LINGER_RESET)
+        self._set_linger(LINGER_RESET)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.pause_reading()
@@ -131,17 +129,22 @@ class SocketSide(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        self._splice.channel_side.pause_reading()
+        if not self._closing:
+            self._splice.channel_side.pause_reading()
 
     def resume_writing(self) -> None:
-        self._splice.channel_side.resume_reading()
+        if self._closing:
+            # asyncio is in the middle of emptying its buffer; it must not be closed from within
+            asyncio.get_running_loop().call_soon(self._close_now)
+        else:
+            self._splice.channel_side.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.gone = True
         if not self._splice.is_whole:
             self._splice.channel_side.abort()
-        self._splice.closed()
+        self._splice.side_gone()
 
     def write(self, data: bytes) -> None:
         if self._transport:
@@ -160,14 +163,29 @@ class SocketSide(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Deliver what is queued, then close without RST."""
-        if self._transport:
-            set_linger(self._transport, LINGER_OFF)
-            self._transport.close()
+        """Deliver what is queued, then close without RST. Until the last byte is the kernel's, a reset stays armed."""
+        self._closing = True
+        if self._transport and self._transport.get_write_buffer_size():
+            self._transport.set_write_buffer_limits(high=0)
+        else:
+            self._close_now()
 
     def abort(self) -> None:
+        """End with RST, whatever is still queued."""
         if self._transport:
-            reset(self._transport)
+            self._set_linger(LINGER_RESET)
+            self._transport.abort()
+
+    def _close_now(self) -> None:
+        if self._transport:
+            self._set_linger(LINGER_OFF)
+            self._transport.close()
+
+    def _set_linger(self, value: bytes) -> None:
+        assert self._transport is not None
+        sock = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # a socket that is gone needs no telling
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
 
 
 class ChannelSide(asyncssh.SSHTCPSession[bytes]):
@@ -176,16 +194,15 @@ class ChannelSide(asyncssh.SSHTCPSession[bytes]):
     def __init__(self, splice: Splice) -> None:
         self._splice = splice
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
-        self._connection: Any = None
+        self._carrier: Carrier | None = None
         self._closing = False
         self.ended = False
         self.gone = True
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         self._channel = chan
+        self._carrier = chan.get_connection()  # type: ignore[assignment]
         self.gone = False
-        self._connection = chan.get_connection()
-        self._connection.attach(self._splice)
         if self._splice.socket_side.gone:  # the socket went away while the channel was being opened
             chan.abort()
         else:
@@ -214,12 +231,11 @@ class ChannelSide(asyncssh.SSHTCPSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         self._channel = None
         self.gone = True
-        self._connection.detach(self._splice)
-        if self.ended and not self._connection.lost:
+        if self.ended and self._carrier and not self._carrier.lost:
             self._splice.socket_side.close()
         elif not self._splice.is_whole:
             self._splice.socket_side.abort()
-        self._splice.closed()
+        self._splice.side_gone()
 
     def write(self, data: bytes) -> None:
         if self._channel and not self._channel.is_closing():
@@ -255,3 +271,41 @@ class ChannelSide(asyncssh.SSHTCPSession[bytes]):
     def _close_now(self) -> None:
         if self._channel:
             self._channel.close()
+
+
+class Splices:
+    """Splices of one owner. They leave by themselves when both their sides are gone."""
+
+    def __init__(self) -> None:
+        self._splices: set[Splice] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def add(self, splice: Splice) -> None:
+        """Own this splice until it has closed."""
+        self._splices.add(splice)
+        self._idle.clear()
+        splice.on_closed.append(self.remove)
+
+    def remove(self, splice: Splice) -> None:
+        """Own it no more."""
+        self._splices.discard(splice)
+        if not self._splices:
+            self._idle.set()
+
+    def abort(self) -> None:
+        """Reset every one."""
+        for splice in list(self._splices):
+            splice.abort()
+
+    def brake(self, reason: str) -> None:
+        for splice in self._splices:
+            splice.brake(reason)
+
+    def release(self, reason: str) -> None:
+        for splice in self._splices:
+            splice.release(reason)
+
+    async def wait_idle(self) -> None:
+        """Wait until there is none."""
+        await self._idle.wait()

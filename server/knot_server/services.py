@@ -43,7 +43,7 @@ class Services:
         database = await Database.open(folder)
         await drop_old_tokens(database)
         roster = Roster()
-        revocations = Revocations(database, roster)
+        revocations = Revocations(database, roster, certificate_lifetime)
         await revocations.load()
         spaces = Spaces(database, roster, authority, revocations)
         enrolment = Enrolment(database, roster, authority, revocations, certificate_lifetime)

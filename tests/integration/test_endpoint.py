@@ -17,6 +17,7 @@ from knot_keys.certificates import check_host, read_certificate
 from knot_keys.connections import ClientConnection, Credential, close, connect
 from knot_keys.identity import HostIdentity, Identity
 from knot_keys.keyfiles import fingerprint, new_key
+from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.addresses import Address
 from knot_ssh.listening import bind, bound_address
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
@@ -56,7 +57,7 @@ class Bench:
         await endpoint.serve(sock)
         ca = self.authority.host_ca_key
         connection = await connect(
-            bound_address(sock), "knot", lambda shown: check_host(shown, [ca], self.names, ()), credential=self.client
+            bound_address(sock), "knot", lambda shown: check_host(shown, [ca], self.names, NOTHING_REVOKED), credential=self.client
         )
         try:
             yield connection
@@ -104,5 +105,5 @@ async def test_revoked_key_is_cut(tmp_path: Path) -> None:
     """Revoking a client's key ends its connection at once."""
     bench = Bench(tmp_path, lifetime=3600)
     async with bench.connected() as connection, asyncio.timeout(10):
-        bench.credentials.revoke(frozenset({fingerprint(bench.client_key)}))
+        bench.credentials.revoke(RevocationList.of([], [fingerprint(bench.client_key)]))
         await connection.wait_closed()

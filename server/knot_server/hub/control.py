@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import asyncssh
 import structlog
 
 from knot_keys.connections import ServerConnection
-from knot_keys.keyfiles import parse_public_key
 from knot_server.actor import Actor
 from knot_server.hub.doorkeeper import Member, Reader, Writer
 from knot_server.roster import Present, Roster
@@ -18,7 +18,7 @@ from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lookup import enrolled_space
 from knot_server.usecases.revocation import Revocations
-from knot_ssh.errors import KeyRefused
+from knot_ssh.errors import Conflict, KeyRefused, Unavailable
 from knot_ssh.rpc import Method, Peer
 from knot_ssh.wire import (
     CertificateRequest,
@@ -69,7 +69,8 @@ class Control:
         finally:
             self._roster.leave(agent)
             log.info("agent left", space=space.name, owner=space.owner)
-            await self._seen(space)
+            with contextlib.suppress(Unavailable):
+                await self._seen(space)
 
     async def hello(self, agent: Present, key: asyncssh.SSHKey, space: Space, hello: Hello) -> Welcome:
         """Enter the agent in the roster and tell it all that may have changed."""
@@ -79,8 +80,12 @@ class Control:
         async with self._roster.lock(agent.space_id):
             before = self._roster.arrive(agent)
             forwards = await self._forwarding.stored(agent.space_id)
+        if self._revocations.current.has_key(key):  # revoked while we looked
+            raise KeyRefused
         if before is not None and before is not agent:
-            before.line.abort()
+            log.warning("agent superseded", space=space.name, owner=space.owner)
+            await before.peer.notify("agent.superseded")
+            before.peer.close()
         log.info("agent arrived", space=space.name, owner=space.owner, zone=space.zone, version=hello.version)
         await self._seen(space)
         actor = _actor(space)
@@ -88,13 +93,13 @@ class Control:
         return Welcome(
             membership=self._enrolment.membership(space),
             forwards=forwards,
-            revoked_keys=self._revocations.message().revoked_keys,
+            revoked=self._revocations.message(),
         )
 
     async def certify(self, key: asyncssh.SSHKey, space: Space, request: CertificateRequest) -> Certificates:
         """New certificates for an agent."""
         log.info("certificates issued", space=space.name, owner=space.owner)
-        return await self._enrolment.certify_agent(space.space_id, key, parse_public_key(request.host_key))
+        return await self._enrolment.certify_agent(space.space_id, key, request)
 
     @property
     def forwarding(self) -> Forwarding:
@@ -117,6 +122,7 @@ class _Conversation:
         self._key = key
         self._space = space
         self._actor = _actor(space)
+        self._welcomed = False
 
     def methods(self) -> dict[str, Method]:
         return {
@@ -129,22 +135,34 @@ class _Conversation:
         }
 
     async def hello(self, hello: Hello) -> Welcome:
-        return await self._control.hello(self.agent, self._key, self._space, hello)
+        welcome = await self._control.hello(self.agent, self._key, self._space, hello)
+        self._welcomed = True
+        return welcome
 
     async def certify(self, request: CertificateRequest) -> Certificates:
+        self._after_hello()
         return await self._control.certify(self._key, self._space, request)
 
     async def locate(self, question: TargetQuestion) -> Target:
+        self._after_hello()
         return await self._control.forwarding.target(self._actor, question.id)
 
     async def forward(self, call: ForwardCall) -> ForwardStatus:
+        self._after_hello()
         return await self._control.forwarding.forward(self._actor, call.source, call.forward)
 
     async def list(self, call: OnSpace) -> ForwardList:
+        self._after_hello()
         return await self._control.forwarding.listing(self._actor, call.source)
 
     async def stop(self, call: StopCall) -> ForwardStatus:
+        self._after_hello()
         return await self._control.forwarding.stop(self._actor, call.source, call.local_port)
+
+    def _after_hello(self) -> None:
+        """Nothing is answered before hello: only then the hub knows this agent, and can cut it off."""
+        if not self._welcomed:
+            raise Conflict("say hello first")
 
 
 def _actor(space: Space) -> Actor:

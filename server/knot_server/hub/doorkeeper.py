@@ -17,7 +17,6 @@ from asyncssh.stream import SSHServerStreamSession
 
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
-from knot_keys.keyfiles import fingerprint
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, KnotError
@@ -60,7 +59,7 @@ class Lobby:
     revocations: Revocations
     serve_joiner: Callable[[Joiner, Reader, Writer], Awaitable[None]]
     serve_member: Callable[[Member, ServerConnection, Reader, Writer], Awaitable[None]]
-    connections: set[ServerConnection] = field(default_factory=set)
+    keepers: set[HubDoorkeeper] = field(default_factory=set)
     tasks: Tasks = field(default_factory=Tasks)
 
 
@@ -70,15 +69,15 @@ class HubDoorkeeper(Doorkeeper):
     def __init__(self, lobby: Lobby) -> None:
         self._lobby = lobby
         self._login = ""
-        self._visitor: Visitor | None = None
         self._served = False
+        self._visitor: Visitor | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         super().connection_made(conn)
-        self._lobby.connections.add(self.connection)
+        self._lobby.keepers.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lobby.connections.discard(self.connection)
+        self._lobby.keepers.discard(self)
 
     def begin_auth(self, username: str) -> bool:
         self._login = username
@@ -109,7 +108,7 @@ class HubDoorkeeper(Doorkeeper):
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
         """Whether this is the enrolled key of the space whose id is the login name."""
-        if not isinstance(shown, asyncssh.SSHKey) or fingerprint(shown) in self._lobby.revocations.current:
+        if not isinstance(shown, asyncssh.SSHKey) or self._lobby.revocations.current.has_key(shown):
             return False
         try:
             space_id = SpaceId(login)
@@ -134,6 +133,11 @@ class HubDoorkeeper(Doorkeeper):
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         return False
+
+    def leave_if_revoked(self) -> None:
+        """End the connection of an agent whose key is void now."""
+        if isinstance(self._visitor, Member) and self._lobby.revocations.current.has_key(self._visitor.key):
+            self.connection.close()
 
     def _serve(self, stdin: Reader, stdout: Writer, _stderr: Writer) -> None:
         self._lobby.tasks.start(self._conversation(stdin, stdout))

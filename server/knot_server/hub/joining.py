@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import secrets
 
 import structlog
 
-from knot_keys.joinproof import proof_is_good
 from knot_keys.keyfiles import fingerprint, parse_public_key
+from knot_keys.possession import for_joining, is_proof
 from knot_server.hub.doorkeeper import Joiner, Reader, Writer
 from knot_server.usecases.enrolment import Enrolment
 from knot_ssh.errors import JoinRefused
@@ -27,7 +26,7 @@ async def serve_joiner(enrolment: Enrolment, joiner: Joiner, reader: Reader, wri
 
     async def enrol(request: JoinRequest) -> Membership:
         key = parse_public_key(request.public_key)
-        if not proof_is_good(key, nonce, joiner.token_id, base64.b64decode(request.signature)):
+        if not is_proof(key, for_joining(nonce, joiner.token_id), request.signature):
             raise JoinRefused("the signature does not prove possession of the key")
         try:
             membership = await enrolment.redeem(joiner.token_id, key)

@@ -33,7 +33,7 @@ class Hub:
         self._host_key = host_key
         self._lobby = Lobby(enrolment, revocations, partial(serve_joiner, enrolment), control.serve_member)
         self._server: asyncio.Server | None = None
-        self._renewal: asyncio.Task[None] | None = None
+        revocations.on_change.append(self._drop_revoked)
 
     async def listen(self, address: Address) -> Address:
         """Bind and start accepting; gives the address with the port that was bound. Raises BadInput when it is taken."""
@@ -41,15 +41,19 @@ class Hub:
         options = await server_options(lambda: HubDoorkeeper(self._lobby), self._credential())
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: ServerConnection(loop, options), sock=sock)
-        self._renewal = self._lobby.tasks.start(self._renew(options))
+        self._lobby.tasks.start(self._renew(options))
         return bound_address(sock)
 
     async def close(self) -> None:
         """Stop accepting and end every connection."""
         if self._server:
             self._server.close()
-        await asyncio.gather(*(close(connection) for connection in list(self._lobby.connections)))
+        await asyncio.gather(*(close(keeper.connection) for keeper in list(self._lobby.keepers)))
         await self._lobby.tasks.cancel()
+
+    def _drop_revoked(self) -> None:
+        for keeper in list(self._lobby.keepers):
+            keeper.leave_if_revoked()
 
     async def _renew(self, options: object) -> None:
         """Show a new certificate to those who come later; who is connected has pinned the key."""

@@ -13,22 +13,17 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event, text
-from sqlalchemy.exc import SQLAlchemyError
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, event, text
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from knot_ssh.errors import KnotError, Unavailable
+from knot_ssh.errors import KnotError, StoreUnavailable
 from knot_ssh.files import create_private_file, read_secret
 
 STORE_FILE = "store.db"
 BUSY_SECONDS = 5
 """How long a transaction waits for another process that holds the file."""
-
-
-class StoreUnavailable(Unavailable):
-    """The store did not answer; try again."""
-
-    code = "store_unavailable"
 
 
 class Database:
@@ -46,20 +41,26 @@ class Database:
     @classmethod
     async def open(cls, folder: Path) -> Database:
         """Open the store and bring its tables up to date; raises KnotError when it is missing, loose or damaged."""
-        read_secret(folder / STORE_FILE)
-        return await cls._migrated(folder / STORE_FILE)
+        file = folder / STORE_FILE
+        if not read_secret(file):
+            raise KnotError(f"the store {file} is empty: put a copy of it back, it is never made anew over an old one")
+        return await cls._migrated(file)
 
     @classmethod
     async def _migrated(cls, file: Path) -> Database:
-        engine = create_async_engine(f"sqlite+aiosqlite:///{file}")
+        engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(file)))
         _teach_sqlite(engine)
         try:
             async with engine.connect() as connection:
+                await connection.run_sync(_check)
                 await connection.run_sync(_migrate)
                 await connection.commit()
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, CommandError) as error:
             await engine.dispose()
             raise KnotError(f"the store {file} cannot be used: {_reason(error)}") from None
+        except BaseException:
+            await engine.dispose()
+            raise
         return cls(engine)
 
     async def close(self) -> None:
@@ -93,6 +94,13 @@ class Database:
             raise StoreUnavailable(detail=_reason(error)) from error
 
 
+def _check(connection: Connection) -> None:
+    """Raise DatabaseError when SQLite finds the file damaged."""
+    found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if found != "ok":
+        raise DatabaseError("quick_check", None, ValueError(f"it is damaged ({found})"))
+
+
 def _migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
@@ -117,5 +125,5 @@ def _teach_sqlite(engine: AsyncEngine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _reason(error: SQLAlchemyError) -> str:
+def _reason(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).splitlines()[0]

@@ -93,8 +93,18 @@ class Certificate(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
+class RevokedCertificate(Base):
+    """A certificate that is void before its time, kept until it has expired."""
+
+    __tablename__ = "revoked_certificates"
+
+    serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    reason: Mapped[str]
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
 class RevokedKey(Base):
-    """A key whose certificates are void, kept until the last of them has expired."""
+    """An enrolled key that is one no more, kept until every certificate for it has expired."""
 
     __tablename__ = "revoked_keys"
 

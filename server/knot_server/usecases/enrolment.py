@@ -9,10 +9,11 @@ from sqlalchemy import CursorResult, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_keys.authority import Authority
-from knot_keys.certificates import CLIENT_KEY_ALGORITHMS, LIFETIME, Issued
+from knot_keys.certificates import LIFETIME, CertificateRefused, Issued, is_acceptable
 from knot_keys.identity import HostIdentity, Identity
 from knot_keys.jointoken import matches
 from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
+from knot_keys.possession import for_host_key, is_proof
 from knot_server.actor import Actor
 from knot_server.roster import Roster
 from knot_server.store.database import Database
@@ -21,7 +22,7 @@ from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import dismiss
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
 from knot_ssh.names import Owner, SpaceId, Zone
-from knot_ssh.wire import Certificates, Membership
+from knot_ssh.wire import CertificateRequest, Certificates, Membership
 
 
 class Enrolment:
@@ -56,24 +57,27 @@ class Enrolment:
             retry = f"make a new one with `knot space token {space.name}`"
             if token.expires_at <= time.time():
                 raise JoinRefused(f"that join token has expired; {retry}")
-            if shown in self._revocations.current:
+            if self._revocations.current.has_key(key):
                 raise JoinRefused(f"this agent's key was replaced or revoked; start with an empty data folder, and {retry}")
-            before = space.enrolled_key and fingerprint(parse_public_key(space.enrolled_key))
-            if not await session.get(JoinUse, (token_id, shown)):
+            before, now = space.enrolled_key, public_line(key)
+            if await session.get(JoinUse, (token_id, shown)):
+                if before != now:
+                    raise JoinRefused(f"another agent has joined as {space.name} since; {retry}")
+            else:
                 await _consume(session, token_id, retry)
                 session.add(JoinUse(token_id=token_id, fingerprint=shown))
-            replaced = before is not None and before != shown
+            replaced = before is not None and before != now
             if replaced:
-                certified = select(Certificate.fingerprint).where(Certificate.space_id == space.id)
-                old = {before, *await session.scalars(certified)} - {shown}
-                await self._revocations.record(session, old, f"space {space.name} joined again")
-            space.enrolled_key = public_line(key)
+                reason = f"space {space.name} joined again"
+                await self._revocations.record(session, Certificate.space_id == space.id, before, reason)
+            space.enrolled_key = now
             membership = self.membership(space)
         if replaced:
-            await self._revocations.publish()
+            await self._revocations.refresh()
             agent = self._roster.get(space.space_id)
             if agent:
                 await dismiss(agent, f"the space {space.name} has joined again from elsewhere")
+            await self._revocations.announce()
         return membership
 
     async def enrolled_key(self, space_id: SpaceId) -> asyncssh.SSHKey | None:
@@ -82,8 +86,14 @@ class Enrolment:
             space = await session.get(Space, str(space_id))
             return parse_public_key(space.enrolled_key) if space and space.enrolled_key else None
 
-    async def certify_agent(self, space_id: SpaceId, key: asyncssh.SSHKey, host_key: asyncssh.SSHKey) -> Certificates:
-        """Client and host certificate for an enrolled key; raises KeyRefused when it no longer is."""
+    async def certify_agent(self, space_id: SpaceId, key: asyncssh.SSHKey, request: CertificateRequest) -> Certificates:
+        """Client and host certificate for an enrolled key.
+
+        Raises KeyRefused when it no longer is one, BadInput when the agent does not hold the host key.
+        """
+        host_key = parse_public_key(request.host_key)
+        if not is_proof(host_key, for_host_key(space_id), request.signature):
+            raise BadInput("the signature does not prove possession of the host key")
         async with self._database.writing() as session:
             space = await session.get(Space, str(space_id))
             if space is None or space.enrolled_key != public_line(key):
@@ -109,7 +119,10 @@ class Enrolment:
             if not names:
                 raise Conflict("you own no space yet, so there is nothing a certificate could open")
             identity = Identity.person(actor.owner, names)
-            issued = self._authority.certify_client(key, identity, min(lifetime or self._lifetime, self._lifetime))
+            try:
+                issued = self._authority.certify_client(key, identity, min(lifetime or self._lifetime, self._lifetime))
+            except CertificateRefused as error:
+                raise BadInput(f"public_key: that key cannot be certified: {error}") from None
             _record(session, issued, actor.owner, None)
         return issued, [str(principal) for principal in identity.principals]
 
@@ -132,8 +145,8 @@ def _importable(key_line: str) -> asyncssh.SSHKey:
         key = asyncssh.import_public_key(key_line)
     except (asyncssh.KeyImportError, ValueError):
         raise BadInput("public_key: that is not an OpenSSH public key line") from None
-    if key.get_algorithm() not in CLIENT_KEY_ALGORITHMS:
-        raise BadInput(f"public_key: {key.get_algorithm()} keys are not accepted; use ed25519")
+    if not is_acceptable(key):
+        raise BadInput(f"public_key: this {key.get_algorithm()} key is not accepted; use ed25519")
     return key
 
 

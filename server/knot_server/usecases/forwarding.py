@@ -1,12 +1,12 @@
 """Forwards, for every door: the desktop over HTTP and the agent of a space over its control link ask here.
 
 Order matters: the source agent binds the port first, then the store learns of it, and when the store fails the agent is
-told to put back what was before. So success means bound, and an error means that nothing changed.
+told to put back what was before; a stop goes the other way round. So success means bound, and an error means that
+nothing changed (but for an agent that does not answer: then nobody knows, and `list` tells once it does).
 """
 
 from __future__ import annotations
 
-import contextlib
 
 from sqlalchemy import delete, select
 
@@ -75,16 +75,19 @@ class Forwarding:
             space = await find_space(session, actor, source)
         async with self._roster.lock(space.space_id):
             stored = next((order for order in await self.stored(space.space_id) if order.local_port == local_port), None)
-            status = _not_running(stored) if stored else None
-            agent = self._roster.get(space.space_id)
-            if agent is not None:
-                with contextlib.suppress(NotFound):
-                    status = await agent.ask("forward.stop", StopRequest(local_port=local_port), ForwardStatus)
-            if status is None:
-                raise NotFound(f"there is no forward on port {local_port} in space {space.name!r}")
             if stored:
                 await self._forget(space, local_port)
-            return status
+            try:
+                stopped = await self._stop_running(space, local_port)
+            except KnotError:
+                if stored:
+                    await self._store(space, stored)
+                raise
+            if stopped:
+                return stopped
+            if stored:
+                return _not_running(stored)
+            raise NotFound(f"there is no forward on port {local_port} in space {space.name!r}")
 
     async def stored(self, space_id: SpaceId) -> list[ForwardOrder]:
         """The persistent forwards of a space, by port. A target that is gone is still named, and not running."""
@@ -139,6 +142,16 @@ class Forwarding:
                 await agent.ask("forward.stop", StopRequest(local_port=order.local_port), ForwardStatus)
             raise
         return started.status
+
+    async def _stop_running(self, space: Space, local_port: Port) -> ForwardStatus | None:
+        """What the agent stopped; None when it holds no such forward, or does not run."""
+        agent = self._roster.get(space.space_id)
+        if agent is None:
+            return None
+        try:
+            return await agent.ask("forward.stop", StopRequest(local_port=local_port), ForwardStatus)
+        except NotFound:
+            return None
 
     async def _store(self, space: Space, order: ForwardOrder) -> None:
         row = StoredForward(

@@ -1,53 +1,69 @@
-"""Make keys void: recorded, told to every connected agent, and remembered until their last certificate has expired."""
+"""Make keys and certificates void: recorded, told to every connected agent, and remembered until they have expired.
+
+In three steps: `record` within the transaction that takes the right away, then `refresh`, by which hub and endpoints of
+this process decide from then on, then `announce` to everybody else.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.elements import ColumnElement
 
+from knot_keys.keyfiles import fingerprint, parse_public_key
+from knot_keys.revocation import RevocationList
 from knot_server.roster import Roster
 from knot_server.store.database import Database
-from knot_server.store.schema import Certificate, RevokedKey
-from knot_ssh.wire import RevokedKeys
+from knot_server.store.schema import Certificate, RevokedCertificate, RevokedKey
+from knot_ssh.wire import Revoked
 
 GRACE = 120
-"""Seconds that a revocation outlives the last certificate, for clocks that are behind ours."""
+"""Seconds that a revocation outlives what it revokes, for clocks that are behind ours."""
 
 
 class Revocations:
-    """The list of revoked keys. `current` is the copy that hub and agents decide by."""
+    """The list of what is revoked. `current` is the copy that the hub decides by."""
 
-    def __init__(self, database: Database, roster: Roster) -> None:
+    def __init__(self, database: Database, roster: Roster, lifetime: int) -> None:
         self._database = database
         self._roster = roster
-        self.current: frozenset[str] = frozenset()
+        self._lifetime = lifetime
+        self.current = RevocationList()
+        self.on_change: list[Callable[[], None]] = []
 
     async def load(self) -> None:
         """Read the list at start, dropping what has run out."""
+        now = int(time.time())
         async with self._database.writing() as session:
-            await session.execute(delete(RevokedKey).where(RevokedKey.expires_at < _now()))
-            await session.execute(delete(Certificate).where(Certificate.expires_at < _now()))
-            self.current = frozenset(await session.scalars(select(RevokedKey.fingerprint)))
+            for table in (Certificate, RevokedCertificate, RevokedKey):
+                await session.execute(delete(table).where(table.expires_at < now))
+        await self.refresh()
 
-    async def record(self, session: AsyncSession, fingerprints: Collection[str], reason: str) -> None:
-        """Make these keys void as part of a transaction; call `publish` once it is committed."""
-        for fingerprint in fingerprints:
-            last = await session.scalar(select(func.max(Certificate.expires_at)).where(Certificate.fingerprint == fingerprint))
-            row = RevokedKey(fingerprint=fingerprint, reason=reason, expires_at=(last or _now()) + GRACE)
-            await session.merge(row)
+    async def record(self, session: AsyncSession, which: ColumnElement[bool], enrolled_key: str | None, reason: str) -> None:
+        """Make the certificates that `which` selects void, and the enrolled key (an OpenSSH line) if one is given."""
+        for certificate in list(await session.scalars(select(Certificate).where(which))):
+            expires_at = certificate.expires_at + GRACE
+            await session.merge(RevokedCertificate(serial=certificate.serial, reason=reason, expires_at=expires_at))
+        if enrolled_key:
+            key = fingerprint(parse_public_key(enrolled_key))
+            expires_at = int(time.time()) + self._lifetime + GRACE
+            await session.merge(RevokedKey(fingerprint=key, reason=reason, expires_at=expires_at))
 
-    async def publish(self) -> None:
-        """Decide by the committed list from now on, and tell every agent."""
+    async def refresh(self) -> None:
+        """Decide by what is committed from now on."""
         async with self._database.reading() as session:
-            self.current = frozenset(await session.scalars(select(RevokedKey.fingerprint)))
+            serials: Iterable[int] = await session.scalars(select(RevokedCertificate.serial))
+            keys: Iterable[str] = await session.scalars(select(RevokedKey.fingerprint))
+            self.current = RevocationList.of(serials, keys)
+
+    async def announce(self) -> None:
+        """Tell every agent, and drop whoever is still connected with a revoked key."""
         await self._roster.tell("keys.revoked", self.message())
+        for listener in self.on_change:
+            listener()
 
-    def message(self) -> RevokedKeys:
-        return RevokedKeys(revoked_keys=sorted(self.current))
-
-
-def _now() -> int:
-    return int(time.time())
+    def message(self) -> Revoked:
+        return Revoked(serials=sorted(self.current.serials), keys=sorted(self.current.keys))

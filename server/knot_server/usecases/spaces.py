@@ -69,7 +69,9 @@ class Spaces:
         return space
 
     async def forget_all(self, session: AsyncSession, owner: Owner) -> list[SpaceId]:
-        """Delete an owner's spaces within a transaction; call `cut` with the ids once it is committed."""
+        """Delete an owner's spaces, and void their own certificates, within a transaction; call `cut` with the ids once
+        it is committed."""
+        await self._revocations.record(session, Certificate.owner == str(owner), None, f"user {owner} deleted")
         spaces = list(await session.scalars(select(Space).where(Space.owner == str(owner))))
         for space in spaces:
             await self._forget(session, space)
@@ -77,16 +79,16 @@ class Spaces:
 
     async def cut(self, space_ids: Sequence[SpaceId], reason: str) -> None:
         """Void the keys everywhere, then end the connections of these spaces' agents."""
-        await self._revocations.publish()
+        await self._revocations.refresh()
         for space_id in space_ids:
             agent = self._roster.get(space_id)
             if agent:
                 await dismiss(agent, reason)
+        await self._revocations.announce()
 
     async def _forget(self, session: AsyncSession, space: Space) -> None:
-        certified = select(Certificate.fingerprint).where(Certificate.space_id == space.id, Certificate.expires_at > _now())
-        fingerprints = set(await session.scalars(certified))
-        await self._revocations.record(session, fingerprints, f"space {space.name} deleted")
+        reason = f"space {space.name} deleted"
+        await self._revocations.record(session, Certificate.space_id == space.id, space.enrolled_key, reason)
         await session.delete(space)
         await session.flush()
 

@@ -58,6 +58,12 @@ def upgrade() -> None:
     for column in ("fingerprint", "owner", "space_id", "expires_at"):
         op.create_index(f"ix_certificates_{column}", "certificates", [column])
     op.create_table(
+        "revoked_certificates",
+        sa.Column("serial", sa.BigInteger(), primary_key=True, autoincrement=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+    )
+    op.create_table(
         "revoked_keys",
         sa.Column("fingerprint", sa.String(), primary_key=True),
         sa.Column("reason", sa.String(), nullable=False),
