@@ -41,6 +41,13 @@ class TooLarge(BadInput):
     http_status = 413
 
 
+class NotJson(BadInput):
+    """The body must be JSON, sent with `Content-Type: application/json`."""
+
+    code = "not_json"
+    http_status = 415
+
+
 class NotAuthenticated(KnotError):
     """No valid API token was given: run `knot login --server URL --token TOKEN`, or set KNOT_TOKEN."""
 

@@ -57,7 +57,10 @@ class Bench:
         await endpoint.serve(sock)
         ca = self.authority.host_ca_key
         connection = await connect(
-            bound_address(sock), "knot", lambda shown: check_host(shown, [ca], self.names, NOTHING_REVOKED), credential=self.client
+            bound_address(sock),
+            "knot",
+            lambda shown: check_host(shown, [ca], self.names, NOTHING_REVOKED),
+            credential=self.client,
         )
         try:
             yield connection

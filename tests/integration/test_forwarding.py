@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import signal
@@ -147,6 +148,74 @@ def test_slow_reader_gets_everything(pair: Pair) -> None:
         assert read_all(sock) == ("fin", answer)
 
 
+class Stubborn:
+    """A service that ends its own direction at once, and reads only when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.seen: list[tuple[str, bytes]] = []
+
+    def __call__(self, connection: socket.socket) -> None:
+        connection.shutdown(socket.SHUT_WR)
+        self.go.wait(60)
+        self.seen.append(read_all(connection))
+
+
+def test_half_close_towards_a_reader_that_waits(pair: Pair) -> None:
+    """The answer to a half-closed request arrives whole when its reader is slow and the service long gone."""
+    request, answer = noise(MB, 9), noise(9 * MB, 10)
+    ended = threading.Event()
+
+    def send(connection: socket.socket) -> None:
+        sending(answer)(connection)
+        ended.set()
+
+    with serving(send) as port, connect(pair.forward(port)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        send_all(sock, request)
+        assert sock.recv(32) == hashlib.sha256(request).digest()
+        ended.wait(2)
+        assert read_all(sock) == ("fin", answer)
+
+
+def test_upload_to_a_service_that_has_ended_and_waits(pair: Pair) -> None:
+    """An upload arrives whole at a service that ended its own direction first and reads late."""
+    data = noise(9 * MB, 11)
+    service = Stubborn()
+    with serving(service) as port, connect(pair.forward(port)) as sock:
+        assert sock.recv(1) == b""
+        writer = threading.Thread(target=send_all, args=(sock, data))
+        writer.start()
+        writer.join(0.5)
+        service.go.set()
+        writer.join()
+        until(lambda: service.seen, what="the service saw the end")
+    assert service.seen == [("fin", data)]
+
+
+def test_killed_agent_never_ends_a_truncated_stream_cleanly(pair: Pair) -> None:
+    """An agent killed while it still holds the tail of a finished upload gives the service a reset, or all of it."""
+    target = pair.system.space("dies-late")
+    data = noise(9 * MB, 12)
+    for size in range(2_600_000, 3_600_000, 100_000):
+        service, local = Stubborn(), free_port()
+        with serving(service) as port:
+            pair.frontend.knot("port", "forward", str(local), "dies-late", str(port))
+            with connect(local) as sock:
+                assert sock.recv(1) == b""
+                sock.settimeout(1)
+                with contextlib.suppress(TimeoutError):
+                    send_all(sock, data[:size])
+                target.kill()
+                service.go.set()
+                until(lambda: service.seen, what="the service saw the end")  # noqa: B023
+        end, got = service.seen[0]
+        assert end == "reset" or got == data[:size], f"{len(got)} of {size} bytes and a clean end"
+        assert data.startswith(got)
+        target.start()
+    pair.frontend.knot("port", "stop", str(local))
+
+
 def test_refused_target_resets(pair: Pair) -> None:
     """Where nothing listens at the target the client sees a reset, never a clean end, and `list` says why."""
     local = pair.forward(free_port())
@@ -217,6 +286,22 @@ def test_another_forward_on_the_port_replaces(pair: Pair) -> None:
     """New connections go to the new target at once; an open one keeps its old target to its end."""
     with serving(echo) as old, serving(answering(b"new")) as new:
         local = pair.forward(old)
+        with connect(local) as kept:
+            kept.sendall(b"before")
+            assert kept.recv(6) == b"before"
+            pair.frontend.knot("port", "forward", str(local), "backend-api", str(new))
+            assert ask(local) == b"new"
+            kept.sendall(b"after")
+            kept.shutdown(socket.SHUT_WR)
+            assert read_all(kept) == ("fin", b"after")
+
+
+def test_replacing_by_another_space_keeps_open_connections(pair: Pair) -> None:
+    """Also when no other forward leads to the old target, an open connection keeps it to its end."""
+    pair.system.space("once")
+    with serving(echo) as old, serving(answering(b"new")) as new:
+        local = free_port()
+        pair.frontend.knot("port", "forward", str(local), "once", str(old))
         with connect(local) as kept:
             kept.sendall(b"before")
             assert kept.recv(6) == b"before"

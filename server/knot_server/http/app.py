@@ -35,7 +35,7 @@ from knot_server.http.bodies import (
     UserList,
     moment,
 )
-from knot_server.http.limits import BodyLimit
+from knot_server.http.limits import BodyRules
 from knot_server.services import Services
 from knot_ssh import __version__
 from knot_ssh.errors import BadInput, KnotError, NotAuthenticated
@@ -51,6 +51,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such thing of yours."},
     409: {"model": Problem, "description": "Not running, other zone, port or name taken."},
     413: {"model": Problem, "description": "Body too large."},
+    415: {"model": Problem, "description": "The body is not sent as application/json."},
     503: {"model": Problem, "description": "The store or an agent did not answer."},
 }
 
@@ -67,7 +68,7 @@ def make_app(services: Services) -> FastAPI:
         redoc_url=None,
         responses=PROBLEMS,
     )
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyRules)
     _handle_errors(app)
     app.include_router(_forwards(services))
     app.include_router(_spaces(services))

@@ -6,14 +6,18 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from knot_server.http.bodies import Problem
-from knot_ssh.errors import TooLarge
+from knot_ssh.errors import KnotError, NotJson, TooLarge
 
 BODY_LIMIT = 64 * 1024
 """Bytes: a thousand forwards fit, nothing that could hurt does."""
 
 
-class BodyLimit:
-    """ASGI middleware: reads at most BODY_LIMIT bytes of a body, whatever its headers claim."""
+class BodyRules:
+    """ASGI middleware: bodies are JSON, and at most BODY_LIMIT bytes long whatever their headers claim.
+
+    A web page cannot send `application/json` to another site without being asked first (CORS), so that the rule also
+    keeps pages from posting here.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,12 +33,24 @@ class BodyLimit:
                 return
             body += message.get("body", b"")
             if len(body) > BODY_LIMIT:
-                problem = Problem(error=f"the body is larger than {BODY_LIMIT} bytes", code=TooLarge.code)
-                await JSONResponse(problem.model_dump(), status_code=TooLarge.http_status)(scope, receive, send)
+                await _answer(TooLarge(f"the body is larger than {BODY_LIMIT} bytes"))(scope, receive, send)
                 return
             if not message.get("more_body", False):
                 break
+        if body and not _is_json(scope):
+            await _answer(NotJson())(scope, receive, send)
+            return
         await self._app(scope, _replay(bytes(body), receive), send)
+
+
+def _is_json(scope: Scope) -> bool:
+    """Whether the request says that its body is JSON."""
+    kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+    return [kind.partition(b";")[0].strip().lower() for kind in kinds] == [b"application/json"]
+
+
+def _answer(error: KnotError) -> JSONResponse:
+    return JSONResponse(Problem(error=str(error), code=error.code).model_dump(), status_code=error.http_status)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
