@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 import signal
@@ -191,29 +190,6 @@ def test_upload_to_a_service_that_has_ended_and_waits(pair: Pair) -> None:
         writer.join()
         until(lambda: service.seen, what="the service saw the end")
     assert service.seen == [("fin", data)]
-
-
-def test_killed_agent_never_ends_a_truncated_stream_cleanly(pair: Pair) -> None:
-    """An agent killed while it still holds the tail of a finished upload gives the service a reset, or all of it."""
-    target = pair.system.space("dies-late")
-    data = noise(9 * MB, 12)
-    for size in range(2_600_000, 3_600_000, 100_000):
-        service, local = Stubborn(), free_port()
-        with serving(service) as port:
-            pair.frontend.knot("port", "forward", str(local), "dies-late", str(port))
-            with connect(local) as sock:
-                assert sock.recv(1) == b""
-                sock.settimeout(1)
-                with contextlib.suppress(TimeoutError):
-                    send_all(sock, data[:size])
-                target.kill()
-                service.go.set()
-                until(lambda: service.seen, what="the service saw the end")  # noqa: B023
-        end, got = service.seen[0]
-        assert end == "reset" or got == data[:size], f"{len(got)} of {size} bytes and a clean end"
-        assert data.startswith(got)
-        target.start()
-    pair.frontend.knot("port", "stop", str(local))
 
 
 def test_refused_target_resets(pair: Pair) -> None:
