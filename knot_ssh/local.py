@@ -9,6 +9,8 @@ from typing import Any
 
 from knot_ssh.errors import Unavailable, error_for
 
+SOCKET_FILE = "agent.sock"
+"""The socket's name in the agent's data folder."""
 ANSWER_SECONDS = 30
 
 

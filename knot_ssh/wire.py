@@ -22,6 +22,12 @@ def _checked_reference(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+JOIN_LOGIN = "join"
+"""The login name at the hub for who holds a join token; who holds an enrolled key logs in as the space's id."""
+JOIN_SUBSYSTEM = "knot-join"
+CONTROL_SUBSYSTEM = "knot-control"
+"""The hub's subsystems (RFC 4254 section 6.5)."""
+
 SpaceReference = Annotated[str, Field(max_length=63, description="A space's name or id."), AfterValidator(_checked_reference)]
 
 

@@ -19,13 +19,14 @@ from knot_agent.forwards import Forwards
 from knot_agent.home import Home
 from knot_agent.joining import join
 from knot_agent.links import Links
-from knot_agent.local import SOCKET_FILE, Guests, LocalSocket
+from knot_agent.local import Guests, LocalSocket
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
 from knot_keys.connections import HostRefused
 from knot_keys.jointoken import JoinToken
 from knot_ssh.addresses import Address
 from knot_ssh.errors import BadInput, JoinRefused, LooseFile, PortTaken
 from knot_ssh.listening import bound_address, listen_on
+from knot_ssh.local import SOCKET_FILE
 from knot_ssh.names import SpaceId
 from knot_ssh.retrying import until_done
 from knot_ssh.rpc import Method

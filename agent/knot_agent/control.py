@@ -25,11 +25,10 @@ from knot_ssh.names import Principal, qualified_name
 from knot_ssh.retrying import backoff, until_done
 from knot_ssh.rpc import Method, Peer
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import CertificateRequest, Certificates, Hello, Revoked, Welcome
+from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Revoked, Welcome
 
 log = structlog.get_logger(__name__)
 
-CONTROL_SUBSYSTEM = "knot-control"
 RENEW_RETRY = 10.0
 """Seconds until the next try when a renewal failed."""
 

@@ -15,10 +15,7 @@ from knot_ssh.addresses import Address
 from knot_ssh.errors import JoinRefused
 from knot_ssh.rpc import Peer
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import JoinChallenge, JoinRequest, Membership, Nothing
-
-JOIN_LOGIN = "join"
-JOIN_SUBSYSTEM = "knot-join"
+from knot_ssh.wire import JOIN_LOGIN, JOIN_SUBSYSTEM, JoinChallenge, JoinRequest, Membership, Nothing
 
 
 async def join(hub: Address, token: JoinToken, key: asyncssh.SSHKey) -> Membership:

@@ -21,12 +21,12 @@ from pathlib import Path
 import structlog
 
 from knot_ssh.errors import KnotError
+from knot_ssh.local import SOCKET_FILE
 from knot_ssh.rpc import LINE_LIMIT, Method, Peer
 from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
-SOCKET_FILE = "agent.sock"
 PATH_LIMIT = 107
 """Bytes that `sockaddr_un` holds, less the final NUL."""
 

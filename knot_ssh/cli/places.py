@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-SOCKET_FILE = "agent.sock"
+from knot_ssh.local import SOCKET_FILE
 
 
 def config_file() -> Path:

@@ -22,12 +22,9 @@ from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, KnotError
 from knot_ssh.names import SpaceId
 from knot_ssh.tasks import Tasks
+from knot_ssh.wire import CONTROL_SUBSYSTEM, JOIN_LOGIN, JOIN_SUBSYSTEM
 
 log = structlog.get_logger(__name__)
-
-JOIN_LOGIN = "join"
-JOIN_SUBSYSTEM = "knot-join"
-CONTROL_SUBSYSTEM = "knot-control"
 
 Reader = asyncssh.SSHReader[bytes]
 Writer = asyncssh.SSHWriter[bytes]

@@ -7,7 +7,6 @@ nothing changed (but for an agent that does not answer: then nobody knows, and `
 
 from __future__ import annotations
 
-
 from sqlalchemy import delete, select
 
 from knot_server.actor import Actor
