@@ -33,6 +33,16 @@ def test_agent_restarts_without_a_token(pair: Pair) -> None:
     assert not any("joined" in line or "certificates renewed" in line for line in running.lines())
 
 
+def test_lost_certificates_are_renewed_without_a_token(pair: Pair) -> None:
+    """An agent whose certificates are gone or no good gets new ones by its enrolled key."""
+    agent = pair.system.space("bare")
+    agent.stop()
+    for certificate in agent.folder.glob("*-cert.pub"):
+        certificate.unlink()
+    agent.start()
+    until(lambda: len(list(agent.folder.glob("*-cert.pub"))) == 2, what="both certificates")
+
+
 def test_persistent_forwards_survive_a_restart(pair: Pair) -> None:
     """After a restart the persistent forward is there and works; the other one is gone."""
     source = pair.system.space("keeps")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +185,14 @@ def test_used_join_token(pair: Pair, lonely: AgentOf, tmp_path: Path) -> None:
     assert "used already" in line
     assert f"knot space token {lonely.name}" in line
     assert lonely.is_running()
+
+
+def test_expired_join_token(pair: Pair, lonely: AgentOf, tmp_path: Path) -> None:
+    """A token that has run out ends the agent with exit code 1, and it is told so."""
+    token = join_token(pair.system, lonely.name)
+    with contextlib.closing(sqlite3.connect(pair.system.folder / "server" / "store.db")) as store, store:
+        store.execute("UPDATE join_tokens SET expires_at = 1 + 0 * expires_at WHERE space_id = ?", (lonely.id,))
+    assert "has expired" in ends_with_one_line(run_agent(pair.system, tmp_path / "a", "--token", token), 1)
 
 
 def test_wrong_join_token(pair: Pair, lonely: AgentOf, tmp_path: Path) -> None:
