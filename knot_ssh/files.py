@@ -29,6 +29,8 @@ def create_private_file(path: Path, data: bytes) -> None:
     draft = _write_draft(path, data)
     try:
         os.link(draft, path)  # unlike a rename, a link never replaces
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
     finally:
         draft.unlink()
     _sync_folder(path.parent)

@@ -45,7 +45,7 @@ async def until_done(
 
     `wake` ends a wait early. `on_trouble` hears each reason that differs from the one before.
     """
-    said = ""
+    said: str | None = None
 
     async def sleep(seconds: float) -> None:
         if wake is None:

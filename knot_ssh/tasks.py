@@ -33,10 +33,10 @@ class Tasks:
 
     async def cancel(self) -> None:
         """End every task and wait until each has ended, but for the one that calls."""
-        ending = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        while ending := [task for task in self._tasks if task is not asyncio.current_task()]:
+            for task in ending:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -278,6 +278,7 @@ class Splices:
 
     def __init__(self) -> None:
         self._splices: set[Splice] = set()
+        self._brakes: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -285,6 +286,8 @@ class Splices:
         """Own this splice until it has closed."""
         self._splices.add(splice)
         self._idle.clear()
+        for reason in self._brakes:
+            splice.brake(reason)
         splice.on_closed.append(self.remove)
 
     def remove(self, splice: Splice) -> None:
@@ -299,10 +302,14 @@ class Splices:
             splice.abort()
 
     def brake(self, reason: str) -> None:
+        """Stop reading from every socket, also of splices that come later."""
+        self._brakes.add(reason)
         for splice in self._splices:
             splice.brake(reason)
 
     def release(self, reason: str) -> None:
+        """Take the reason back."""
+        self._brakes.discard(reason)
         for splice in self._splices:
             splice.release(reason)
 

@@ -113,6 +113,8 @@ class Enrolment:
         Raises BadInput for a key that cannot be certified, Conflict for who owns no space.
         """
         key = _importable(key_line)
+        if self._revocations.current.has_key(key):
+            raise BadInput("public_key: that key has been revoked; make another")
         async with self._database.writing() as session:
             zones = await session.scalars(select(Space.zone).where(Space.owner == str(actor.owner)).distinct())
             names = [Zone(zone) for zone in zones]

@@ -6,6 +6,7 @@ this process decide from then on, then `announce` to everybody else.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 
@@ -32,6 +33,7 @@ class Revocations:
         self._roster = roster
         self._lifetime = lifetime
         self.current = RevocationList()
+        self._refreshing = asyncio.Lock()  # an older reading must not overtake a newer one
         self.on_change: list[Callable[[], None]] = []
 
     async def load(self) -> None:
@@ -54,7 +56,7 @@ class Revocations:
 
     async def refresh(self) -> None:
         """Decide by what is committed from now on."""
-        async with self._database.reading() as session:
+        async with self._refreshing, self._database.reading() as session:
             serials: Iterable[int] = await session.scalars(select(RevokedCertificate.serial))
             keys: Iterable[str] = await session.scalars(select(RevokedKey.fingerprint))
             self.current = RevocationList.of(serials, keys)

@@ -7,6 +7,7 @@ import pytest
 from knot_agent.credentials import Credentials
 from knot_keys.connections import Credential
 from knot_keys.keyfiles import new_key
+from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from tests.unit.knot_agent.conftest import PRINCIPAL, Office
 
 NOW = 1_700_000_000
@@ -81,22 +82,25 @@ def test_seconds_left(office: Office) -> None:
 
 
 def test_renewed_certificates_are_announced(office: Office) -> None:
-    """Whoever listens hears of new certificates, after they are in place."""
+    """Whoever listens hears of new certificates, after they are in place; who listens for revocations does not."""
     credentials = issued(office, 100)
     heard = []
-    credentials.on_change.append(lambda: heard.append(credentials.seconds_left(NOW)))
+    credentials.on_certificates.append(lambda: heard.append(credentials.seconds_left(NOW)))
+    credentials.on_revocations.append(lambda: heard.append(-1))
     credentials.replace(office.certified(KEY, 200, NOW), office.host(HOST, 200, NOW))
     assert heard == [200]
 
 
 def test_revocations_are_announced_once(office: Office) -> None:
-    """Whoever listens hears of a list of revoked keys that differs from the one before."""
+    """Whoever listens hears of a list of what is revoked that differs from the one before; others do not."""
     credentials = issued(office, 100)
-    heard = []
-    credentials.on_change.append(lambda: heard.append(sorted(credentials.revoked)))
-    for fingerprints in ({"a"}, {"a"}, {"a", "b"}, set()):
-        credentials.revoke(frozenset(fingerprints))
-    assert heard == [["a"], ["a", "b"], []]
+    heard: list[RevocationList | None] = []
+    credentials.on_revocations.append(lambda: heard.append(credentials.revoked))
+    credentials.on_certificates.append(lambda: heard.append(None))
+    one, more, other = RevocationList.of([], ["a"]), RevocationList.of([1], ["a"]), RevocationList.of([2], ["a"])
+    for revoked in (NOTHING_REVOKED, one, RevocationList.of([], ["a"]), more, other, NOTHING_REVOKED):
+        credentials.revoke(revoked)
+    assert heard == [one, more, other, NOTHING_REVOKED]
 
 
 def test_membership_in_values(office: Office) -> None:

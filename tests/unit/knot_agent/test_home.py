@@ -113,15 +113,19 @@ def test_joining_again_switches(folder: Path, office: Office) -> None:
     assert not [path.name for path in folder.iterdir() if ONE in path.name]
 
 
-def test_joining_again_makes_a_new_host_key(folder: Path, office: Office) -> None:
-    """The host key goes too: the hub revokes every key that was certified for the agent before."""
+def test_joining_again_keeps_the_host_key(folder: Path, office: Office) -> None:
+    """Joining again keeps the host key but drops its certificate: the hub revokes that and not the key."""
     with opened(folder) as home:
         home.key_for(ONE)
         home.joined(ONE, office.membership())
         before = home.host().key
+        home.keep(office.certificates(home.identity().key, before))
+        assert home.host().certificate
         home.key_for(TWO)
         home.joined(TWO, office.membership())
-        assert home.host().key != before
+        assert (home.host().key, home.host().certificate) == (before, None)
+    with opened(folder) as home:
+        assert (home.host().key, home.host().certificate) == (before, None)
 
 
 def test_same_answer_again_keeps_the_certificates(folder: Path, office: Office) -> None:

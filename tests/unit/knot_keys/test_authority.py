@@ -11,6 +11,7 @@ from knot_keys.authority import HOST_CA_FILE, USER_CA_FILE, Authority
 from knot_keys.certificates import CertificateRefused, check_client, check_host, read_certificate
 from knot_keys.identity import HostIdentity, HubIdentity, Identity
 from knot_keys.keyfiles import new_key, parse_public_key
+from knot_keys.revocation import NOTHING_REVOKED
 from knot_ssh.errors import KnotError, LooseFile
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 
@@ -86,9 +87,9 @@ def test_loose_ca_is_refused(tmp_path: Path, name: str) -> None:
 def test_clients_are_signed_by_the_user_ca(authority: Authority) -> None:
     """A client certificate is good under the user CA and not under the host CA."""
     certificate = read_certificate(authority.certify_client(new_key("x"), AGENT, 60).line)
-    assert check_client(certificate, [authority.user_ca_key], ()).identity == AGENT
+    assert check_client(certificate, [authority.user_ca_key], NOTHING_REVOKED).identity == AGENT
     with pytest.raises(CertificateRefused, match="unknown CA"):
-        check_client(certificate, [authority.host_ca_key], ())
+        check_client(certificate, [authority.host_ca_key], NOTHING_REVOKED)
 
 
 @pytest.mark.parametrize("identity", [HOST, HubIdentity()], ids=["space", "hub"])
@@ -96,9 +97,9 @@ def test_hosts_are_signed_by_the_host_ca(authority: Authority, identity: HostIde
     """A host certificate is good under the host CA and not under the user CA."""
     certificate = read_certificate(authority.certify_host(new_key("x"), identity, 60).line)
     names = identity.encode()[0]
-    assert check_host(certificate, [authority.host_ca_key], names, ())
+    check_host(certificate, [authority.host_ca_key], names, NOTHING_REVOKED)
     with pytest.raises(CertificateRefused, match="unknown CA"):
-        check_host(certificate, [authority.user_ca_key], names, ())
+        check_host(certificate, [authority.user_ca_key], names, NOTHING_REVOKED)
 
 
 def test_no_private_key_is_printed(authority: Authority, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from knot_keys.certificates import (
 )
 from knot_keys.identity import HostIdentity, HubIdentity, Identity
 from knot_keys.keyfiles import fingerprint, new_key
+from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.errors import KnotError
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 
@@ -62,14 +63,16 @@ def host(ca: Key, key: Key, **changes: Any) -> SSHOpenSSHCertificate:
     return read_certificate(ca.generate_host_certificate(key, **fields).export_certificate().decode())
 
 
-def refused_client(certificate: SSHOpenSSHCertificate, ca: Key, *revoked: str) -> str:
+def refused_client(certificate: SSHOpenSSHCertificate, ca: Key, revoked: RevocationList = NOTHING_REVOKED) -> str:
     """The reason why a client certificate is refused now."""
     with pytest.raises(CertificateRefused) as caught:
         check_client(certificate, [ca], revoked, now=NOW)
     return str(caught.value)
 
 
-def refused_host(certificate: SSHOpenSSHCertificate, ca: Key, *revoked: str, expected: list[str] | None = None) -> str:
+def refused_host(
+    certificate: SSHOpenSSHCertificate, ca: Key, revoked: RevocationList = NOTHING_REVOKED, expected: list[str] | None = None
+) -> str:
     """The reason why a host certificate is refused now."""
     with pytest.raises(CertificateRefused) as caught:
         check_host(certificate, [ca], HOST_NAMES if expected is None else expected, revoked, now=NOW)
@@ -98,23 +101,25 @@ def shown_by_ssh_keygen(line: str, folder: Path) -> dict[str, list[str]]:
 def test_issued_client_passes_the_check(ca: Key, key: Key, identity: Identity) -> None:
     """An issued client certificate is good, and tells its identity, serial, key and end."""
     issued = issue_client(ca, key, identity, lifetime=100, now=NOW)
-    checked = check_client(read_certificate(issued.line), [ca], (), now=NOW)
+    checked = check_client(read_certificate(issued.line), [ca], NOTHING_REVOKED, now=NOW)
     assert checked.identity == identity
     assert (checked.serial, checked.fingerprint, checked.expires_at) == (issued.serial, issued.fingerprint, issued.expires_at)
     assert (issued.fingerprint, issued.key_id, issued.expires_at) == (fingerprint(key), identity.encode()[1], NOW + 100)
 
 
 def test_issued_host_passes_the_check(ca: Key, key: Key) -> None:
-    """An issued host certificate is good for its space, and gives the host's key."""
+    """An issued host certificate is good for its space, and tells its key and end."""
     issued = issue_host(ca, key, HOST, lifetime=100, now=NOW)
-    assert check_host(read_certificate(issued.line), [ca], HOST_NAMES, (), now=NOW) == key.convert_to_public()
+    check_host(read_certificate(issued.line), [ca], HOST_NAMES, NOTHING_REVOKED, now=NOW)
+    assert read_certificate(issued.line).key == key.convert_to_public()
     assert (issued.fingerprint, issued.expires_at) == (fingerprint(key), NOW + 100)
 
 
 def test_issued_hub_passes_the_check(ca: Key, key: Key) -> None:
     """The hub's certificate is good for the hub."""
     issued = issue_host(ca, key, HubIdentity(), now=NOW)
-    assert check_hub(read_certificate(issued.line), [ca], now=NOW) == key.convert_to_public()
+    check_hub(read_certificate(issued.line), [ca], now=NOW)
+    assert read_certificate(issued.line).key == key.convert_to_public()
 
 
 def test_issued_dates(ca: Key, key: Key) -> None:
@@ -156,7 +161,15 @@ def test_host_keys_are_ed25519(ca: Key) -> None:
 def test_people_may_have_other_keys(ca: Key, algorithm: str) -> None:
     """A person's ECDSA or RSA key is certified."""
     issued = issue_client(ca, asyncssh.generate_private_key(algorithm), PERSON, now=NOW)
-    assert check_client(read_certificate(issued.line), [ca], (), now=NOW).identity == PERSON
+    assert check_client(read_certificate(issued.line), [ca], NOTHING_REVOKED, now=NOW).identity == PERSON
+
+
+def test_short_rsa_keys_are_refused(ca: Key) -> None:
+    """An RSA key that could be factored is neither certified nor let in."""
+    short = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
+    with pytest.raises(CertificateRefused, match="key type or size"):
+        issue_client(ca, short, PERSON, now=NOW)
+    assert refused_client(client(ca, short), ca) == "key type or size"
 
 
 def test_ssh_keygen_shows_a_client(ca: Key, key: Key, tmp_path: Path) -> None:
@@ -185,7 +198,7 @@ def test_ssh_keygen_shows_a_host(ca: Key, key: Key, tmp_path: Path) -> None:
 
 def test_the_unchanged_client_is_good(ca: Key, key: Key) -> None:
     """The certificate that the refusals below start from is good."""
-    assert check_client(client(ca, key), [ca], (), now=NOW).identity == AGENT
+    assert check_client(client(ca, key), [ca], NOTHING_REVOKED, now=NOW).identity == AGENT
 
 
 def test_host_certificate_is_no_client(ca: Key, key: Key) -> None:
@@ -207,13 +220,13 @@ def test_client_that_signed_itself(ca: Key, key: Key) -> None:
 def test_no_ca_at_all(ca: Key, key: Key) -> None:
     """Where no CA is trusted, nobody is."""
     with pytest.raises(CertificateRefused, match="unknown CA"):
-        check_client(client(ca, key), [], (), now=NOW)
+        check_client(client(ca, key), [], NOTHING_REVOKED, now=NOW)
 
 
 def test_either_of_two_cas(ca: Key, key: Key) -> None:
     """While CAs are exchanged, both are trusted, given as public or private key."""
     for cas in ([new_key("old"), ca], [ca.convert_to_public()]):
-        assert check_client(client(ca, key), cas, (), now=NOW).identity == AGENT
+        assert check_client(client(ca, key), cas, NOTHING_REVOKED, now=NOW).identity == AGENT
 
 
 def test_ca_key_as_login_key(ca: Key) -> None:
@@ -225,7 +238,7 @@ def test_other_trusted_ca_key_as_login_key(ca: Key) -> None:
     """Nor does the key of another CA that is trusted at the same time."""
     old = new_key("old CA")
     with pytest.raises(CertificateRefused, match="CA's key"):
-        check_client(client(ca, old), [ca, old], (), now=NOW)
+        check_client(client(ca, old), [ca, old], NOTHING_REVOKED, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +257,7 @@ def test_client_out_of_its_time(ca: Key, key: Key, after: int, before: int, reas
 
 def test_client_in_its_time(ca: Key, key: Key) -> None:
     """The first second counts."""
-    assert check_client(client(ca, key, valid_after=NOW, valid_before=NOW + 1), [ca], (), now=NOW)
+    assert check_client(client(ca, key, valid_after=NOW, valid_before=NOW + 1), [ca], NOTHING_REVOKED, now=NOW)
 
 
 def test_client_without_principals(ca: Key, key: Key) -> None:
@@ -253,9 +266,10 @@ def test_client_without_principals(ca: Key, key: Key) -> None:
 
 
 def test_revoked_client(ca: Key, key: Key) -> None:
-    """A revoked key is refused, whatever its certificate; another's revocation does not matter."""
-    assert refused_client(client(ca, key), ca, fingerprint(key)) == "revoked"
-    assert check_client(client(ca, key), [ca], [fingerprint(ca)], now=NOW)
+    """A certificate is refused by its serial, and every certificate of a revoked key; another's revocation does not matter."""
+    assert refused_client(client(ca, key, serial=7), ca, RevocationList.of([7], [])) == "revoked"
+    assert refused_client(client(ca, key, serial=7), ca, RevocationList.of([], [fingerprint(key)])) == "revoked"
+    assert check_client(client(ca, key, serial=7), [ca], RevocationList.of([6, 8], [fingerprint(ca)]), now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +313,7 @@ def test_client_of_no_identity(ca: Key, key: Key, names: list[str], key_id: str)
 def test_the_unchanged_host_is_good(ca: Key, key: Key) -> None:
     """The certificate that the refusals below start from is good, in whatever order its names stand."""
     for names in (HOST_NAMES, HOST_NAMES[::-1]):
-        assert check_host(host(ca, key, principals=names), [ca], HOST_NAMES, (), now=NOW)
+        check_host(host(ca, key, principals=names), [ca], HOST_NAMES, NOTHING_REVOKED, now=NOW)
 
 
 def test_client_certificate_is_no_host(ca: Key, key: Key) -> None:
@@ -355,8 +369,10 @@ def test_host_out_of_its_time(ca: Key, key: Key, after: int, before: int, reason
 
 
 def test_revoked_host(ca: Key, key: Key) -> None:
-    """A host whose key was revoked is refused."""
-    assert refused_host(host(ca, key), ca, fingerprint(key)) == "revoked"
+    """A host certificate is refused by its serial, and one for a revoked key; another's revocation does not matter."""
+    assert refused_host(host(ca, key, serial=7), ca, RevocationList.of([7], [])) == "revoked"
+    assert refused_host(host(ca, key, serial=7), ca, RevocationList.of([], [fingerprint(key)])) == "revoked"
+    check_host(host(ca, key, serial=7), [ca], HOST_NAMES, RevocationList.of([6, 8], [fingerprint(ca)]), now=NOW)
 
 
 def test_ca_key_as_host_key(ca: Key) -> None:

@@ -9,10 +9,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from knot_keys.authority import Authority
+from knot_keys.certificates import LIFETIME
 from knot_keys.jointoken import JoinToken
+from knot_keys.keyfiles import public_line
+from knot_keys.possession import for_host_key, prove
 from knot_server.actor import Actor
 from knot_server.roster import Present, Roster
 from knot_server.store.database import STORE_FILE, Database
@@ -22,17 +26,19 @@ from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import Spaces
 from knot_server.usecases.users import Users, add_user
-from knot_ssh.errors import NotFound, PortTaken
-from knot_ssh.names import Owner, Port, SpaceName, Zone
+from knot_ssh.errors import NotFound, PortTaken, Unavailable
+from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
 from knot_ssh.rpc import Method
 from knot_ssh.wire import (
+    CertificateRequest,
+    Certificates,
     Farewell,
     ForwardList,
     ForwardOrder,
     ForwardStarted,
     ForwardStatus,
     Nothing,
-    RevokedKeys,
+    Revoked,
     StopRequest,
     Target,
 )
@@ -46,10 +52,14 @@ EU, US = Zone("eu"), Zone("us")
 
 @dataclass
 class FakeAgent:
-    """Holds forwards in a dictionary, and remembers what it was told. `taken` are ports of other processes."""
+    """Holds forwards in a dictionary, and remembers what it was told: serials, then keys, and farewells.
+
+    `taken` are ports of other processes, `mute` makes it fail where it is to stop a forward.
+    """
 
     forwards: dict[Port, ForwardOrder] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
+    mute: bool = False
     told: list[str] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -58,7 +68,7 @@ class FakeAgent:
             "forward.start": (ForwardOrder, self.start),
             "forward.stop": (StopRequest, self.stop),
             "forward.list": (Nothing, self.listing),
-            "keys.revoked": (RevokedKeys, self.revoked),
+            "keys.revoked": (Revoked, self.revoked),
             "target.changed": (Target, self.changed),
             "agent.farewell": (Farewell, self.farewell),
         }
@@ -71,6 +81,8 @@ class FakeAgent:
         return ForwardStarted(status=status(order), replaced=before)
 
     async def stop(self, request: StopRequest) -> ForwardStatus:
+        if self.mute:
+            raise Unavailable
         order = self.forwards.pop(request.local_port, None)
         if order is None:
             raise NotFound
@@ -79,8 +91,8 @@ class FakeAgent:
     async def listing(self, _request: Nothing) -> ForwardList:
         return ForwardList(forwards=[status(self.forwards[port]) for port in sorted(self.forwards)])
 
-    async def revoked(self, message: RevokedKeys) -> None:
-        self.told.extend(message.revoked_keys)
+    async def revoked(self, message: Revoked) -> None:
+        self.told.extend([*map(str, message.serials), *message.keys])
         self.news.set()
 
     async def changed(self, _target: Target) -> None:
@@ -109,6 +121,11 @@ def status(order: ForwardOrder) -> ForwardStatus:
         persistent=order.persistent,
         state="listening",
     )
+
+
+def host_key_request(host_key: asyncssh.SSHKey, space_id: SpaceId) -> CertificateRequest:
+    """What the agent of this space sends to have its host key certified."""
+    return CertificateRequest(host_key=public_line(host_key), signature=prove(host_key, for_host_key(space_id)))
 
 
 class NoLine:
@@ -147,6 +164,15 @@ class World:
         _, text = await self.spaces.new_token(actor, space.id, reusable=reusable)
         return JoinToken.parse(text)
 
+    async def certified(self, space: Space, key: asyncssh.SSHKey, host_key: asyncssh.SSHKey) -> Certificates:
+        """Certificates for the agent that holds these keys."""
+        return await self.enrolment.certify_agent(space.space_id, key, host_key_request(host_key, space.space_id))
+
+    def serials(self, owner: Actor) -> set[int]:
+        """The serials of all certificates that were made for this owner."""
+        rows = self.sql("SELECT serial FROM certificates WHERE owner = ?", str(owner.owner))
+        return {serial for (serial,) in rows if isinstance(serial, int)}
+
     @contextlib.asynccontextmanager
     async def running(self, space: Space, agent: FakeAgent | None = None) -> AsyncIterator[FakeAgent]:
         """The space's agent is connected meanwhile."""
@@ -176,7 +202,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     database = await Database.create(folder)
     authority = Authority.create(folder)
     roster = Roster()
-    revocations = Revocations(database, roster)
+    revocations = Revocations(database, roster, LIFETIME)
     spaces = Spaces(database, roster, authority, revocations)
     async with database.writing() as session:
         for actor in (ROOT, ALICE, BOB):

@@ -7,14 +7,17 @@ import asyncio
 import asyncssh
 import pytest
 
-from knot_keys.certificates import check_client, check_host, read_certificate
+from knot_keys.certificates import CertificateRefused, check_client, check_host, read_certificate
 from knot_keys.identity import Identity
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import fingerprint, new_key, public_line
+from knot_keys.possession import for_host_key, prove
+from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_server.usecases.spaces import drop_old_tokens
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
 from knot_ssh.names import Owner, SpaceId, Zone
-from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, World
+from knot_ssh.wire import CertificateRequest
+from tests.unit.knot_server.conftest import ALICE, BOB, EU, ROOT, US, World, host_key_request
 
 CROWD = 100
 """Agents that redeem one token at the same time."""
@@ -23,6 +26,11 @@ CROWD = 100
 def a_key() -> asyncssh.SSHKey:
     """A new public key."""
     return new_key("agent").convert_to_public()
+
+
+def a_host_key() -> asyncssh.SSHKey:
+    """A new key with its private half, which an agent must prove to hold."""
+    return new_key("host")
 
 
 async def refusal(world: World, token: JoinToken, key: asyncssh.SSHKey) -> str:
@@ -67,7 +75,7 @@ async def test_same_token_and_key_same_answer(world: World) -> None:
     key = a_key()
     first = await world.enrolment.redeem(token.id, key)
     assert await world.enrolment.redeem(token.id, key) == first
-    assert world.revocations.current == frozenset()
+    assert world.revocations.current == NOTHING_REVOKED
 
 
 async def test_other_key_is_refused(world: World) -> None:
@@ -143,16 +151,34 @@ async def test_one_of_many_wins(world: World) -> None:
 
 
 async def test_joining_again_replaces_the_key(world: World) -> None:
-    """A new token puts a new key in place of the old one, which is revoked with all its certificates."""
+    """A new token puts a new key in place of the old one, which is revoked with all certificates of the space."""
     space, token = await world.invited(ALICE, "backend")
-    old, old_host, new = a_key(), a_key(), a_key()
+    old, host, new = a_key(), a_host_key(), a_key()
     await world.enrolment.redeem(token.id, old)
-    await world.enrolment.certify_agent(space.space_id, old, old_host)
+    await world.certified(space, old, host)
+    serials = world.serials(ALICE)
     await world.enrolment.redeem((await world.token(ALICE, space)).id, new)
-    assert world.revocations.current == {fingerprint(old), fingerprint(old_host)}
+    assert len(serials) == 2
+    assert world.revocations.current == RevocationList.of(serials, [fingerprint(old)])
     assert await world.enrolment.enrolled_key(space.space_id) == new
     with pytest.raises(KeyRefused):
-        await world.enrolment.certify_agent(space.space_id, old, old_host)
+        await world.certified(space, old, host)
+
+
+async def test_host_key_serves_on_after_joining_again(world: World) -> None:
+    """An agent that has joined again has its host key certified again; only the certificate from before is void."""
+    space, token = await world.invited(ALICE, "backend")
+    old, host, new = a_key(), a_host_key(), a_key()
+    names = [space.id, "backend.alice.eu.knot"]
+    await world.enrolment.redeem(token.id, old)
+    before = await world.certified(space, old, host)
+    await world.enrolment.redeem((await world.token(ALICE, space)).id, new)
+    after = await world.certified(space, new, host)
+    cas, revoked = [world.authority.host_ca_key], world.revocations.current
+    with pytest.raises(CertificateRefused, match="revoked"):
+        check_host(read_certificate(before.host), cas, names, revoked)
+    check_host(read_certificate(after.host), cas, names, revoked)
+    check_client(read_certificate(after.client), [world.authority.user_ca_key], revoked)
 
 
 async def test_joining_again_tells_the_agents(world: World) -> None:
@@ -165,7 +191,7 @@ async def test_joining_again_tells_the_agents(world: World) -> None:
     async with world.running(other) as bystander, world.running(space) as replaced:
         await world.enrolment.redeem(second.id, a_key())
         assert await bystander.hears(1) == [fingerprint(old)]
-        assert await replaced.hears(2) == [fingerprint(old), "the space backend has joined again from elsewhere"]
+        assert await replaced.hears(1) == ["the space backend has joined again from elsewhere"]
 
 
 async def test_revoked_key_does_not_come_back(world: World) -> None:
@@ -187,26 +213,50 @@ async def test_replaced_key_does_not_come_back_once_its_revocation_has_run_out(w
     await world.enrolment.redeem((await world.token(ALICE, space)).id, new)
     world.sql("UPDATE revoked_keys SET expires_at = 1")
     await world.revocations.load()
-    assert world.revocations.current == frozenset()
+    assert world.revocations.current == NOTHING_REVOKED
     assert await refusal(world, first, old)
     assert await world.enrolment.enrolled_key(space.space_id) == new
 
 
 async def test_revocation_outlives_the_certificates(world: World) -> None:
-    """A revoked key is on the list for longer than any certificate for it is good, and over restarts."""
+    """A revocation is on the list for longer than any certificate that it voids is good, and over restarts."""
     space, token = await world.invited(ALICE, "backend")
     old = a_key()
     await world.enrolment.redeem(token.id, old)
-    await world.enrolment.certify_agent(space.space_id, old, a_key())
+    await world.certified(space, old, a_host_key())
     await world.spaces.delete(ALICE, space.id)
     await world.revocations.load()
-    assert fingerprint(old) in world.revocations.current
-    [(late,)] = world.sql(
-        "SELECT r.expires_at > MAX(c.expires_at) FROM revoked_keys r JOIN certificates c USING (fingerprint) "
-        "WHERE fingerprint = ?",
-        fingerprint(old),
-    )
-    assert late == 1
+    assert world.revocations.current == RevocationList.of(world.serials(ALICE), [fingerprint(old)])
+    late = "SELECT MIN(r.expires_at > c.expires_at), COUNT(*) FROM {} r JOIN certificates c USING ({})"
+    assert world.sql(late.format("revoked_certificates", "serial")) == [(1, 2)]
+    assert world.sql(late.format("revoked_keys", "fingerprint")) == [(1, 1)]
+
+
+async def test_revocation_runs_out(world: World) -> None:
+    """What has expired itself is dropped from the list at the next start, and not before."""
+    space, token = await world.invited(ALICE, "backend")
+    key = a_key()
+    await world.enrolment.redeem(token.id, key)
+    await world.certified(space, key, a_host_key())
+    await world.spaces.delete(ALICE, space.id)
+    whole = world.revocations.current
+    await world.revocations.load()
+    assert world.revocations.current == whole
+    for table in ("revoked_certificates", "revoked_keys"):
+        world.sql(f"UPDATE {table} SET expires_at = strftime('%s', 'now') - 1")
+    await world.revocations.load()
+    assert world.revocations.current == NOTHING_REVOKED
+
+
+async def test_revocation_is_heard_of_after_it_holds(world: World) -> None:
+    """Who listens for revocations within the server hears of them once they are decided by."""
+    space, token = await world.invited(ALICE, "backend")
+    key = a_key()
+    await world.enrolment.redeem(token.id, key)
+    heard: list[bool] = []
+    world.revocations.on_change.append(lambda: heard.append(world.revocations.current.has_key(key)))
+    await world.spaces.delete(ALICE, space.id)
+    assert heard == [True]
 
 
 async def test_reusable_token(world: World) -> None:
@@ -218,28 +268,30 @@ async def test_reusable_token(world: World) -> None:
         await world.enrolment.redeem(token.id, key)
     assert "used already" in await refusal(world, token, keys[2])
     assert await world.enrolment.enrolled_key(space.space_id) == keys[1]
-    assert world.revocations.current == {fingerprint(keys[0])}
+    assert world.revocations.current == RevocationList.of([], [fingerprint(keys[0])])
 
 
 async def test_agent_certificates(world: World) -> None:
     """An enrolled key is certified as client and the host key as host, both for this space alone."""
     space, token = await world.invited(ALICE, "backend")
-    key, host = a_key(), a_key()
+    key, host = a_key(), a_host_key()
     await world.enrolment.redeem(token.id, key)
-    issued = await world.enrolment.certify_agent(space.space_id, key, host)
-    client = check_client(read_certificate(issued.client), [world.authority.user_ca_key], ())
+    issued = await world.certified(space, key, host)
+    client = check_client(read_certificate(issued.client), [world.authority.user_ca_key], NOTHING_REVOKED)
+    assert client.fingerprint == fingerprint(key)
     assert client.identity == Identity.agent(space.principal, space.space_name, space.space_id)
     names = [space.id, "backend.alice.eu.knot"]
-    assert check_host(read_certificate(issued.host), [world.authority.host_ca_key], names, ()) == host
+    check_host(read_certificate(issued.host), [world.authority.host_ca_key], names, NOTHING_REVOKED)
+    assert read_certificate(issued.host).key == host.convert_to_public()
     assert (await world.spaces.listing(ALICE))[0].host_key == public_line(host)
 
 
 async def test_every_certificate_is_recorded(world: World) -> None:
     """The store knows serial, key and owner of every certificate that is good."""
     space, token = await world.invited(ALICE, "backend")
-    key, host, person = a_key(), a_key(), a_key()
+    key, host, person = a_key(), a_host_key(), a_key()
     await world.enrolment.redeem(token.id, key)
-    await world.enrolment.certify_agent(space.space_id, key, host)
+    await world.certified(space, key, host)
     issued, _ = await world.enrolment.certify_person(ALICE, public_line(person), None)
     recorded = world.sql("SELECT fingerprint, owner, space_id FROM certificates")
     expected = [
@@ -257,8 +309,65 @@ async def test_unenrolled_key_is_not_certified(world: World) -> None:
     await world.enrolment.redeem(token.id, a_key())
     for space_id in (space.space_id, SpaceId.new()):
         with pytest.raises(KeyRefused):
-            await world.enrolment.certify_agent(space_id, a_key(), a_key())
+            await world.enrolment.certify_agent(space_id, a_key(), host_key_request(a_host_key(), space_id))
     assert world.sql("SELECT * FROM certificates") == []
+
+
+async def test_host_key_of_somebody_else_is_not_certified(world: World) -> None:
+    """bob's agent cannot get alice's public host key certified without its private half."""
+    alices, alices_token = await world.invited(ALICE, "backend")
+    bobs, bobs_token = await world.invited(BOB, "backend")
+    alices_key, bobs_key, alices_host, bobs_host = a_key(), a_key(), a_host_key(), a_host_key()
+    await world.enrolment.redeem(alices_token.id, alices_key)
+    await world.enrolment.redeem(bobs_token.id, bobs_key)
+    await world.certified(alices, alices_key, alices_host)
+    overheard = host_key_request(alices_host, alices.space_id)
+    made_up = prove(bobs_host, for_host_key(bobs.space_id))
+    for signature in (overheard.signature, made_up, "", "nonsense", "AAAA"):
+        request = CertificateRequest(host_key=overheard.host_key, signature=signature)
+        with pytest.raises(BadInput, match="does not prove possession of the host key"):
+            await world.enrolment.certify_agent(bobs.space_id, bobs_key, request)
+    assert world.serials(BOB) == set()
+    assert [space.host_key for space in await world.spaces.listing(BOB)] == [None]
+    await world.certified(bobs, bobs_key, bobs_host)
+    assert len(world.serials(BOB)) == 2
+
+
+async def test_deleting_a_space_spares_other_peoples_keys(world: World) -> None:
+    """Deleting bob's space, or bob, does not make a key of alice's void, even one that bob had certified."""
+    alices, alices_token = await world.invited(ALICE, "backend")
+    bobs, bobs_token = await world.invited(BOB, "backend")
+    key, host, bobs_key = a_key(), a_host_key(), a_key()
+    await world.enrolment.redeem(alices_token.id, key)
+    issued = await world.certified(alices, key, host)
+    await world.enrolment.redeem(bobs_token.id, bobs_key)
+    await world.certified(bobs, bobs_key, a_host_key())
+    for line in (public_line(key), public_line(host)):
+        await world.enrolment.certify_person(BOB, line, None)
+    bobs_serials = world.serials(BOB)
+    await world.spaces.delete(BOB, bobs.id)
+    await world.users.delete(ROOT, BOB.owner)
+    assert world.revocations.current == RevocationList.of(bobs_serials, [fingerprint(bobs_key)])
+    check_client(read_certificate(issued.client), [world.authority.user_ca_key], world.revocations.current)
+    names = [alices.id, "backend.alice.eu.knot"]
+    check_host(read_certificate(issued.host), [world.authority.host_ca_key], names, world.revocations.current)
+    assert await world.enrolment.enrolled_key(alices.space_id) == key
+    await world.certified(alices, key, host)
+
+
+async def test_deleting_a_space_spares_its_owners_other_certificates(world: World) -> None:
+    """With a space go its own certificates; those of the owner's other spaces, and the owner's own, stay good."""
+    gone, gone_token = await world.invited(ALICE, "gone")
+    kept, kept_token = await world.invited(ALICE, "kept")
+    keys = a_key(), a_key()
+    await world.enrolment.redeem(gone_token.id, keys[0])
+    await world.enrolment.redeem(kept_token.id, keys[1])
+    await world.certified(gone, keys[0], a_host_key())
+    void = world.serials(ALICE)
+    await world.certified(kept, keys[1], a_host_key())
+    await world.enrolment.certify_person(ALICE, public_line(a_key()), None)
+    await world.spaces.delete(ALICE, gone.id)
+    assert world.revocations.current == RevocationList.of(void, [fingerprint(keys[0])])
 
 
 async def test_enrolled_key_of_nobody(world: World) -> None:
@@ -275,7 +384,7 @@ async def test_person_has_a_principal_for_each_zone(world: World) -> None:
     await world.space(BOB, "other", Zone("asia"))
     key = asyncssh.generate_private_key("ecdsa-sha2-nistp256")
     issued, names = await world.enrolment.certify_person(ALICE, public_line(key), None)
-    checked = check_client(read_certificate(issued.line), [world.authority.user_ca_key], ())
+    checked = check_client(read_certificate(issued.line), [world.authority.user_ca_key], NOTHING_REVOKED)
     assert checked.identity == Identity.person(Owner("alice"), [EU, US])
     assert names == ["alice@eu", "alice@us"]
 
@@ -305,14 +414,30 @@ async def test_other_text_is_not_certified(world: World, line: str) -> None:
         await world.enrolment.certify_person(ALICE, line, None)
 
 
+async def test_short_rsa_key_of_a_person(world: World) -> None:
+    """An RSA key that could be factored is bad input."""
+    await world.space(ALICE, "backend")
+    short = asyncssh.generate_private_key("ssh-rsa", key_size=1024)
+    with pytest.raises(BadInput, match=r"^public_key: this ssh-rsa key is not accepted"):
+        await world.enrolment.certify_person(ALICE, public_line(short), None)
+
+
+async def test_ca_key_of_a_person(world: World) -> None:
+    """The server's own CA key, which everybody can read, is bad input as a person's key."""
+    await world.space(ALICE, "backend")
+    with pytest.raises(BadInput, match=r"^public_key: that key cannot be certified: a CA's key"):
+        await world.enrolment.certify_person(ALICE, world.authority.user_ca, None)
+    assert world.serials(ALICE) == set()
+
+
 async def test_revoked_person_is_not_certified(world: World) -> None:
     """A key that was revoked is not certified again."""
     space, token = await world.invited(ALICE, "backend")
     await world.space(ALICE, "frontend")
     key = a_key()
     await world.enrolment.redeem(token.id, key)
-    await world.enrolment.certify_agent(space.space_id, key, a_key())
+    await world.certified(space, key, a_host_key())
     await world.spaces.delete(ALICE, space.id)
-    assert fingerprint(key) in world.revocations.current
+    assert world.revocations.current.has_key(key)
     with pytest.raises((BadInput, KeyRefused, Conflict)):
         await world.enrolment.certify_person(ALICE, public_line(key), None)

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from knot_server.actor import Actor
-from knot_server.store.database import StoreUnavailable
 from knot_server.store.schema import Space
-from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, OtherZone, PortTaken
+from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, OtherZone, PortTaken, StoreUnavailable, Unavailable
 from knot_ssh.names import Port, SpaceId
 from knot_ssh.wire import ForwardRequest, ForwardStatus
 from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, FakeAgent, World
@@ -317,6 +316,16 @@ async def test_stop_that_the_store_did_not_learn_of(scene: Scene) -> None:
     await scene.forward(persistent=True)
     scene.world.break_store("DELETE")
     with pytest.raises(StoreUnavailable):
+        await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+    assert scene.stored() == [(8080, "backend", 3000)]
+    assert scene.held() == {8080: ("backend", 3000)}
+
+
+async def test_stop_that_the_agent_did_not_carry_out(scene: Scene) -> None:
+    """When the agent does not stop the forward, the error means that nothing changed: it is stored as before."""
+    await scene.forward(persistent=True)
+    scene.agent.mute = True
+    with pytest.raises(Unavailable):
         await scene.world.forwarding.stop(ALICE, "frontend", PORT)
     assert scene.stored() == [(8080, "backend", 3000)]
     assert scene.held() == {8080: ("backend", 3000)}

@@ -14,9 +14,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, select
 
-from knot_server.store.database import STORE_FILE, Database, StoreUnavailable
+from knot_server.store.database import STORE_FILE, Database
 from knot_server.store.schema import Base, Space, User
-from knot_ssh.errors import KnotError, LooseFile
+from knot_ssh.errors import KnotError, LooseFile, StoreUnavailable
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from knot_keys.keyfiles import fingerprint, new_key, public_line
+from knot_keys.revocation import RevocationList
 from knot_server.usecases.users import TOKEN_PREFIX
 from knot_ssh.errors import BadInput, Forbidden, NameTaken, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
@@ -108,23 +109,25 @@ async def test_deleting_cuts_the_agents(world: World) -> None:
         assert await agent.hears(1) == ["the user alice was deleted"]
 
 
-async def test_deleting_revokes_the_agents_keys(world: World) -> None:
-    """Every key that was certified for a deleted user's spaces is revoked."""
+async def test_deleting_revokes_what_the_agents_have(world: World) -> None:
+    """Every certificate for a deleted user's spaces is revoked, and every key that was enrolled for them."""
     space, token = await world.invited(ALICE, "one")
-    key, host = new_key("agent").convert_to_public(), new_key("host").convert_to_public()
+    key, host = new_key("agent").convert_to_public(), new_key("host")
     await world.enrolment.redeem(token.id, key)
-    await world.enrolment.certify_agent(space.space_id, key, host)
+    await world.certified(space, key, host)
+    serials = world.serials(ALICE)
     await world.users.delete(ROOT, ALICE.owner)
-    assert world.revocations.current == {fingerprint(key), fingerprint(host)}
+    assert len(serials) == 2
+    assert world.revocations.current == RevocationList.of(serials, [fingerprint(key)])
 
 
-async def test_deleting_revokes_the_persons_keys(world: World) -> None:
-    """Nor is the deleted user's own certificate good for anything."""
+async def test_deleting_revokes_the_persons_certificates(world: World) -> None:
+    """Nor is the deleted user's own certificate good for anything; its key, which may be anybody's, is not held against it."""
     await world.space(ALICE, "one")
     key = new_key("person").convert_to_public()
-    await world.enrolment.certify_person(ALICE, public_line(key), None)
+    issued, _ = await world.enrolment.certify_person(ALICE, public_line(key), None)
     await world.users.delete(ROOT, ALICE.owner)
-    assert fingerprint(key) in world.revocations.current
+    assert world.revocations.current == RevocationList.of([issued.serial], [])
 
 
 async def test_name_is_held_back(world: World) -> None:

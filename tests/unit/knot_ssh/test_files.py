@@ -6,7 +6,9 @@ import contextlib
 import os
 import resource
 import stat
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,7 +48,41 @@ def test_created_once(tmp_path: Path) -> None:
     create_private_file(path, b"first")
     with pytest.raises(FileExistsError):
         create_private_file(path, b"second")
-    assert path.read_bytes() == b"first"
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"first", [path])
+
+
+def test_created_with_nothing_beside_it(tmp_path: Path) -> None:
+    """A new file is the one name of its contents: no draft stays behind, not even as a second name."""
+    path = tmp_path / "secret"
+    create_private_file(path, b"x")
+    assert (list(tmp_path.iterdir()), path.stat().st_nlink) == ([path], 1)
+
+
+def test_file_in_the_way_is_named(tmp_path: Path) -> None:
+    """The error names the file that is in the way, and no other."""
+    path = tmp_path / "secret"
+    path.write_bytes(b"first")
+    with pytest.raises(FileExistsError) as caught:
+        create_private_file(path, b"second")
+    assert Path(caught.value.filename) == path
+
+
+def test_one_of_many_creates_it(tmp_path: Path) -> None:
+    """Of many who create a file at the same time one succeeds, and its contents are whole."""
+    path, start = tmp_path / "secret", threading.Barrier(8)
+
+    def create(number: int) -> bool:
+        start.wait()
+        try:
+            create_private_file(path, bytes([number]) * 10_000)
+        except FileExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(create, range(8)))
+    assert made.count(True) == 1
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (bytes([made.index(True)]) * 10_000, [path])
 
 
 def test_not_created_through_a_link(tmp_path: Path) -> None:

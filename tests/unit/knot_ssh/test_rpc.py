@@ -11,12 +11,14 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from knot_ssh.errors import BadInput, KnotError, NotFound, PortTaken, Unavailable
-from knot_ssh.rpc import CALLS_AT_ONCE, LINE_LIMIT, Method, Peer
+from knot_ssh.rpc import CALLS_AT_ONCE, CALLS_WAITING, LINE_LIMIT, Method, Peer
 from knot_ssh.wire import Nothing
 from tests.unit.conversations import conversation, serving, streams
 
 PATIENCE = 5.0
 """Seconds after which a test gives up waiting for what should come at once."""
+CROWD = 200
+"""More requests than are worked on at once, fewer than may wait."""
 
 
 class Number(BaseModel):
@@ -127,15 +129,92 @@ async def test_more_calls_than_are_worked_on_at_once(caller: Peer) -> None:
 
 
 async def test_requests_that_ask_back() -> None:
-    """However many requests are being worked on, the answers that they wait for come through."""
+    """However many requests wait and are worked on, the answers that those wait for come through."""
+    assert CALLS_AT_ONCE < CROWD < CALLS_WAITING
 
     async def ask_back(params: Number) -> Number:
         return Number.model_validate(await right.call("double", params, timeout=PATIENCE))
 
     async with conversation(METHODS, {"ask_back": (Number, ask_back)}) as (left, right):
-        calls = [left.call("ask_back", Number(number=n)) for n in range(2 * CALLS_AT_ONCE)]
+        calls = [left.call("ask_back", Number(number=n)) for n in range(CROWD)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert answers == [{"number": 2 * n} for n in range(2 * CALLS_AT_ONCE)]
+    assert answers == [{"number": 2 * n} for n in range(CROWD)]
+
+
+async def test_no_more_are_worked_on_than_said() -> None:
+    """Of many requests only so many are worked on at once; the others wait until one has ended."""
+    full, release, working, most = asyncio.Event(), asyncio.Event(), 0, 0
+
+    async def slow(_params: Nothing) -> None:
+        nonlocal working, most
+        working += 1
+        most = max(most, working)
+        if working == CALLS_AT_ONCE:
+            full.set()
+        await release.wait()
+        working -= 1
+
+    async with conversation({}, {**METHODS, "slow": (Nothing, slow)}) as (caller, _):
+        calls = [asyncio.ensure_future(caller.call("slow")) for _ in range(CROWD)]
+        async with asyncio.timeout(PATIENCE):
+            await full.wait()
+            with pytest.raises(KnotError, match="no such method"):
+                await caller.call("nonsense")  # refused without waiting: whatever came before it has been read
+            assert working == CALLS_AT_ONCE
+            release.set()
+            assert await asyncio.gather(*calls) == [{}] * CROWD
+    assert (most, working) == (CALLS_AT_ONCE, 0)
+
+
+async def test_requests_beyond_those_that_may_wait_are_refused() -> None:
+    """Beyond so many, requests are refused at once, notifications dropped in silence, and the peer answers on afterwards."""
+    release, done = asyncio.Event(), 0
+
+    async def slow(_params: Nothing) -> None:
+        nonlocal done
+        await release.wait()
+        done += 1
+
+    async with streams() as (one, other), serving(Peer(*one, {**METHODS, "slow": (Nothing, slow)})):
+        raw = Raw(*other)
+        for number in range(CALLS_WAITING):
+            await raw.say({"jsonrpc": "2.0", "id": number, "method": "slow"})
+        for number in range(CALLS_WAITING, CALLS_WAITING + 10):
+            await raw.say({"jsonrpc": "2.0", "method": "slow"})
+            await raw.say({"jsonrpc": "2.0", "id": number, "method": "slow"})
+            refusal = await raw.hear()
+            assert (refusal["id"], refusal["error"]["data"]["code"]) == (number, Unavailable.code)
+            assert "too many requests" in refusal["error"]["message"]
+        release.set()
+        answers = [await raw.hear() for _ in range(CALLS_WAITING)]
+        assert sorted(answer["id"] for answer in answers) == list(range(CALLS_WAITING))
+        assert all(answer["result"] == {} for answer in answers)
+        assert await raw.heard_of(CALLS_WAITING + 10) == []
+    assert done == CALLS_WAITING
+
+
+async def test_answers_pass_a_full_queue() -> None:
+    """An answer that a request waits for comes through also when it stands behind more requests than may wait."""
+
+    async def ask_back(params: Number) -> Number:
+        return Number.model_validate(await peer.call("question", params, timeout=PATIENCE))
+
+    async with streams() as (one, other):
+        peer, raw = Peer(*one, {"ask_back": (Number, ask_back)}), Raw(*other)
+        async with serving(peer):
+            questions: list[Any] = []
+            for number in range(CALLS_WAITING + 1):
+                await raw.say({"jsonrpc": "2.0", "id": number, "method": "ask_back", "params": {"number": number}})
+            while len(questions) < CALLS_AT_ONCE:
+                message = await raw.hear()
+                if "method" in message:
+                    questions.append(message)
+                else:
+                    assert message["error"]["data"]["code"] == Unavailable.code
+            await raw.say({"jsonrpc": "2.0", "id": questions[0]["id"], "result": {"number": -1}})
+            while "result" not in (message := await raw.hear()):
+                pass
+            assert message["result"] == {"number": -1}
 
 
 async def test_error_keeps_its_class(caller: Peer) -> None:
@@ -205,7 +284,7 @@ async def test_answers_to_nothing_are_dropped(raw: Raw, number: object) -> None:
     assert await raw.heard_of(5) == []
 
 
-@pytest.mark.parametrize("method", ["double", "refuse", "fail", "nonsense"])
+@pytest.mark.parametrize("method", ["double", "refuse", "fail", "misjudge", "nonsense", None, 7])
 async def test_notification_is_never_answered(raw: Raw, method: str) -> None:
     """A request without id gets no answer, not even an error (JSON-RPC 2.0, section 4.1)."""
     await raw.say({"jsonrpc": "2.0", "method": method})

@@ -5,10 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from knot_ssh import wire
-from knot_ssh.wire import ForwardRequest, ForwardStatus, Hello, JoinRequest, OnSpace, StopRequest, first_complaint
+from knot_ssh.names import QUOTED_LIMIT
+from knot_ssh.wire import (
+    CertificateRequest,
+    ForwardRequest,
+    ForwardStatus,
+    Hello,
+    JoinRequest,
+    OnSpace,
+    Revoked,
+    StopRequest,
+    first_complaint,
+    shown,
+)
 
 FORWARD: dict[str, Any] = {"local_port": 8080, "space": "backend-api", "remote_port": 3000}
 AN_ID = "0b5f2c1e-8a44-4d6e-9d0a-3f1f7c1a2b3c"
@@ -89,6 +103,45 @@ def test_hello_is_bounded(addresses: object) -> None:
 def test_hello_announces_addresses(address: str) -> None:
     """What an agent announces is host:port: others will dial it."""
     assert complaint_of(Hello, {"version": "1", "addresses": [address]}).startswith("addresses.0: ")
+
+
+def test_hello_keeps_addresses() -> None:
+    """Addresses arrive as they were announced."""
+    addresses = ["10.0.0.7:2022", "[fd00::7]:2022", "backend.internal:2022"]
+    assert Hello.model_validate({"version": "1", "addresses": addresses}).addresses == addresses
+
+
+def test_revoked_is_both_lists() -> None:
+    """What is void is told as serials and keys, either of which may be empty but not left out."""
+    largest = 2**63 - 1
+    read = Revoked.model_validate_json(Revoked(serials=[1, largest], keys=["SHA256:x"]).model_dump_json())
+    assert (read.serials, read.keys) == ([1, largest], ["SHA256:x"])
+    assert Revoked.model_validate({"serials": [], "keys": []}) == Revoked(serials=[], keys=[])
+    assert complaint_of(Revoked, {"keys": []}) == "serials: Field required"
+    assert complaint_of(Revoked, {"serials": []}) == "keys: Field required"
+    assert complaint_of(Revoked, {"serials": ["x"], "keys": []}).startswith("serials.0: ")
+
+
+def test_certificate_request_proves() -> None:
+    """A host key is not certified without a signature, and neither may be beyond any real one."""
+    assert complaint_of(CertificateRequest, {"host_key": "x"}) == "signature: Field required"
+    assert complaint_of(CertificateRequest, {"host_key": "x" * 2049, "signature": ""}).startswith("host_key: ")
+    assert complaint_of(CertificateRequest, {"host_key": "", "signature": "x" * 513}).startswith("signature: ")
+
+
+@pytest.mark.parametrize("text", ["", "backend", "two words", "a" * QUOTED_LIMIT])
+def test_plain_text_is_shown_as_it_is(text: str) -> None:
+    """A sender's text that is short and printable ASCII is repeated as it is."""
+    assert shown(text) == text
+
+
+@given(st.text() | st.text(alphabet="\x1b\r\n\0\u2028\u202e\ud800a", max_size=200))
+def test_any_text_is_shown_short_on_one_line(text: str) -> None:
+    """Whatever the sender's text, what an error repeats is printable ASCII, on one line, and no longer than a few words."""
+    repeated = shown(text)
+    assert repeated.isascii()
+    assert repeated == "" or repeated.isprintable()
+    assert len(repeated) <= 10 * QUOTED_LIMIT + 5
 
 
 def test_join_request_is_bounded() -> None:
