@@ -24,6 +24,7 @@ from tests.support.services import (
     free_port,
     is_refused,
     noise,
+    outcome,
     read_all,
     reset,
     send_all,
@@ -195,8 +196,7 @@ def test_upload_to_a_service_that_has_ended_and_waits(pair: Pair) -> None:
 def test_refused_target_resets(pair: Pair) -> None:
     """Where nothing listens at the target the client sees a reset, never a clean end, and `list` says why."""
     local = pair.forward(free_port())
-    with connect(local) as sock:
-        assert read_all(sock) == ("reset", b"")
+    assert outcome(local) == ("reset", b"")
     status = next(forward for forward in pair.frontend.forwards() if forward["local_port"] == local)
     assert "refused" in status["reason"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Pair
-from tests.support.services import answering, ask, connect, echo, free_port, read_all, serving
+from tests.support.services import answering, ask, connect, echo, free_port, outcome, read_all, serving
 from tests.support.system import System, running_system
 from tests.support.waiting import until
 
@@ -96,8 +96,7 @@ def test_waiting_connection_is_reset_after_the_timeout(pair: Pair, tmp_path: Pat
     source.start(pair.system.knot("space", "token", "impatient", user="alice"), options=("--config", str(config)))
     local = free_port()
     source.knot("port", "forward", str(local), "never", "3000", "--force")
-    with connect(local) as sock:
-        assert read_all(sock) == ("reset", b"")
+    assert outcome(local) == ("reset", b"")
 
 
 def test_agents_come_back_after_a_server_restart(own: System) -> None:

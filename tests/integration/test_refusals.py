@@ -285,8 +285,8 @@ def test_http_statuses_of_forward(pair: Pair, body: object, status: int) -> None
 
 
 def test_agents_keep_running_after_all_this(pair: Pair) -> None:
-    """No refusal above has hurt the shared agents or server."""
+    """Nothing so far has hurt the shared agents or server, and no process has met an error it did not expect."""
     until(lambda: pair.frontend.is_running() and pair.backend.is_running(), what="both spaces run")
     assert pair.system.server is not None
-    for running in pair.system.processes[:3]:
-        assert not any("Traceback" in line or " error " in line for line in running.lines())
+    for running in pair.system.processes:
+        assert not any("Traceback" in line or "never retrieved" in line for line in running.lines()), running.log

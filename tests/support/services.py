@@ -125,13 +125,18 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
 
 
-def ask(port: int) -> bytes:
-    """All that a service says to who says nothing; a reset is an empty answer."""
+def outcome(port: int) -> tuple[str, bytes]:
+    """What a service says to who says nothing, and how it ends; a reset may come before `connect` has returned."""
     try:
         with connect(port) as sock:
-            return read_all(sock)[1]
-    except OSError:
-        return b""
+            return read_all(sock)
+    except ConnectionResetError:
+        return "reset", b""
+
+
+def ask(port: int) -> bytes:
+    """All that a service says to who says nothing."""
+    return outcome(port)[1]
 
 
 def reset(sock: socket.socket) -> None:
