@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import urllib3
 
+from knot_ssh.addresses import is_server_url
 from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, Unavailable, error_for
 
 CONNECT_SECONDS = 5
@@ -20,8 +21,12 @@ class Api:
 
     def __init__(self, server: str, token: str) -> None:
         """`server` is the URL; raises BadInput for anything else. The token is sent in a header alone."""
-        if not _is_server(server):
-            raise BadInput(f"the server {server[:80]!r} is not a URL like https://knot.example.com")
+        if not is_server_url(server):
+            raise BadInput(
+                f"the server {server[:80]!r} is not a URL like https://knot.example.com; did you mean http://{server[:80]}?"
+                if "://" not in server
+                else f"the server {server[:80]!r} is not a URL like https://knot.example.com"
+            )
         if not token.isascii() or not token.isprintable() or " " in token:
             raise NotAuthenticated("the API token is not one: it must be copied whole, without spaces")
         self._server = server.rstrip("/")
@@ -53,16 +58,6 @@ class Api:
         return answer
 
 
-def _is_server(url: str) -> bool:
-    """Whether this is the URL of an HTTP server, with a port that can be one."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and not (parts.query or parts.fragment)
-
-
 def _error(answer: Any, status: int) -> KnotError:
     if isinstance(answer, dict) and isinstance(answer.get("error"), str):
         return error_for(str(answer.get("code")), answer["error"])
@@ -75,4 +70,6 @@ def _cause(error: urllib3.exceptions.HTTPError) -> str:
         return "connection refused" if "refused" in str(error) else "no connection"
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "no answer in time"
+    if isinstance(error, urllib3.exceptions.ProtocolError):
+        return "what listens there does not speak HTTP, or hung up"
     return str(error).rsplit(": ", 1)[-1]

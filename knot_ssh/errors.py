@@ -22,8 +22,14 @@ class KnotError(Exception):
     exit_code: ClassVar[int] = EXIT_FAILED
 
     def __init__(self, message: str = "", *, detail: str = "") -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip())
+        super().__init__(message or _sentence(type(self)))
         self.detail = detail
+
+
+def _sentence(kind: type[KnotError]) -> str:
+    """The class's docstring as the end of a line: `knot: ` or a log's `reason=` stands before it."""
+    text = " ".join((kind.__doc__ or "").split()).rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 class BadInput(KnotError):
@@ -49,7 +55,7 @@ class NotJson(BadInput):
 
 
 class NotAuthenticated(KnotError):
-    """No valid API token was given: run `knot login --server URL --token TOKEN`, or set KNOT_TOKEN."""
+    """No API token was given: run `knot login --server URL --token TOKEN`, or set KNOT_TOKEN."""
 
     code = "not_authenticated"
     http_status = 401
@@ -108,7 +114,8 @@ class JoinRefused(KnotError):
 
 
 class KeyRefused(KnotError):
-    """The hub no longer accepts this space's key: the space was deleted, or has joined again from elsewhere."""
+    """The hub no longer accepts this space's key: the space was deleted, or has joined again from elsewhere.
+    To take its place make a new token with `knot space token NAME`."""
 
     code = "key_refused"
     http_status = 403

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -13,15 +14,19 @@ from knot_ssh.errors import KnotError, LooseFile
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 SHARED_BITS = 0o077
+LOCK_FILE = "lock"
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make the folder and its missing parents, 0700 whatever the umask; what exists stays as it is."""
+    """Make the folder and its missing parents, 0700 whatever the umask; what exists stays as it is. Raises KnotError."""
     if folder.is_dir():
         return
     make_private_folder(folder.parent)
-    folder.mkdir(mode=PRIVATE_FOLDER)
-    folder.chmod(PRIVATE_FOLDER)  # a strict umask may have taken bits that the owner needs
+    try:
+        folder.mkdir(mode=PRIVATE_FOLDER)
+        folder.chmod(PRIVATE_FOLDER)  # a strict umask may have taken bits that the owner needs
+    except OSError as error:
+        raise KnotError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def create_private_file(path: Path, data: bytes) -> None:
@@ -67,6 +72,20 @@ def read_secret(path: Path) -> bytes:
         if status.st_uid not in (os.geteuid(), 0):
             raise LooseFile(f"{path} belongs to another user (uid {status.st_uid}): run `chown {os.geteuid()} {path}`")
         return file.read()
+
+
+def lock_folder(folder: Path, user: str) -> int:
+    """Make sure that no other process of ours uses this folder, until the descriptor that is given back is closed.
+
+    Raises KnotError, naming `user`, when one does.
+    """
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise KnotError(f"another {user} is running in {folder}; stop it, or choose another --data") from None
+    return descriptor
 
 
 def _write_draft(path: Path, data: bytes) -> Path:

@@ -217,13 +217,29 @@ class Farewell(Message):
 def first_complaint(error: ValidationError) -> str:
     """One line for the first thing that is wrong: where, and what."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return complaint(first["loc"], first["msg"])
+    return complaint(first["loc"], first["type"], first["msg"])
 
 
-def complaint(place: Sequence[str | int], message: str) -> str:
-    """pydantic's message as we say it."""
+_SENTENCES = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "list_type": "must be a list, like [a, b]",
+    "model_type": "must be keys with values",
+    "model_attributes_type": "must be keys with values",
+    "dict_type": "must be keys with values",
+}
+"""pydantic's kinds of errors in plain words; its own message serves for the others."""
+
+
+def complaint(place: Sequence[str | int], kind: str, message: str) -> str:
+    """One of pydantic's errors as we say it."""
     where = shown(".".join(str(step) for step in place))
-    text = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    text = _SENTENCES.get(kind) or message.removeprefix("Value error, ").replace("Input should be", "must be")
     return f"{where}: {text}" if where else text
 
 

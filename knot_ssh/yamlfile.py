@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from knot_ssh.errors import BadInput
-from knot_ssh.wire import first_complaint, shown
+from knot_ssh.wire import complaint, shown
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -60,8 +60,8 @@ def parse_yaml(text: str, model: type[Model], name: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        line = _line_of(root, error.errors()[0]["loc"])
-        raise BadInput(f"{name}:{line}: {first_complaint(error)}") from None
+        line, first = min(((_line_of(root, found["loc"]), found) for found in error.errors()), key=lambda pair: pair[0])
+        raise BadInput(f"{name}:{line}: {complaint(first['loc'], first['type'], first['msg'])}") from None
 
 
 def _plain(loader: _Loader, node: Node, levels: int) -> Any:

@@ -67,6 +67,7 @@ async def run_agent(home: Home, hub: Address, token: JoinToken | None, settings:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     sock = _listen(settings)
+    log.info("agent starting", hub=str(hub), folder=str(home.folder))
     try:
         membership = await _or_stopped(stop, _membership(home, hub, token))
         if membership is not None:
@@ -108,6 +109,7 @@ class Agent:
             await self._forwards.close()
             await self._links.close()
             await self._endpoint.close()
+            log.info("agent stopped")
 
     async def _serve_endpoint_when_certified(self) -> None:
         """Serve at once with certificates from before, else when the first ones come."""
@@ -254,5 +256,5 @@ def _listen(settings: AgentSettings) -> socket.socket | None:
     except PortTaken:
         if settings.listen:
             raise
-        log.warning("endpoint not reachable: the default port is taken; choose one with --listen", address=DEFAULT_LISTEN)
+        log.warning("endpoint not reachable", reason=f"{DEFAULT_LISTEN} is taken; choose another with --listen")
         return None

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from knot_ssh.addresses import Address
-from knot_ssh.cli.params import ADDRESS
+from knot_ssh.cli.params import ADDRESS, FOLDER
 from knot_ssh.errors import BadInput
 
 
@@ -22,7 +22,7 @@ def agent() -> None:
 
 
 @agent.command()
-@click.option("--data", type=click.Path(path_type=Path), help="Folder for keys and socket.  [default: the user's data folder]")
+@click.option("--data", type=FOLDER, help="Folder for keys and socket.  [default: the user's data folder]")
 @click.option("--server", type=ADDRESS, envvar="KNOT_HUB", help="The hub.  [env var: KNOT_HUB]")
 @click.option("--token", envvar="KNOT_JOIN_TOKEN", help="Join token, for the first start.  [env var: KNOT_JOIN_TOKEN]")
 @click.option("--token-file", type=click.Path(path_type=Path), help="File that holds the join token.")

@@ -126,6 +126,8 @@ class ControlLink:
             self._credentials.revoke(revocation_list(welcome.revoked))
             self._peer = peer
             log.info("hub connected", hub=str(self._hub), space=welcome.membership.space)
+            if not self._credentials.certified:
+                await self._renew(peer)  # before anything is dialled
             tasks.start(self._renew_in_time(peer))
             await self._on_welcome(welcome)
             await talking
@@ -159,7 +161,7 @@ class ControlLink:
         check_host(read_certificate(issued.host), [credentials.host_ca], names, credentials.revoked)
         self._home.keep(issued)
         credentials.replace(self._home.identity(), self._home.host())
-        log.info("certificates renewed", seconds=round(credentials.seconds_left(time.time())))
+        log.info("certified", seconds=round(credentials.seconds_left(time.time())))
 
     def _trouble(self, reason: str) -> None:
         log.warning("hub not reachable, trying again", reason=reason)

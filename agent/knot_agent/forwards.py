@@ -100,8 +100,9 @@ class Forward:
     async def _open(self, splice: Splice, link: Link, order: ForwardOrder) -> None:
         try:
             await link.open_channel(splice, order.remote_port, self._patience)
+            self._last_error = None
         except (ChannelRefused, Unavailable) as error:
-            self._last_error = f"last connection: {error}"
+            self._last_error = f"last connection failed: {error}"
             log.warning("connection refused", port=order.local_port, target=order.target.name, reason=str(error))
             splice.abort()
 

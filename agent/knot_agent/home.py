@@ -11,7 +11,6 @@ key, which the hub answers in the same way, and a new token makes a new key with
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
@@ -22,12 +21,11 @@ from knot_keys.certificates import read_certificate
 from knot_keys.connections import Credential
 from knot_keys.keyfiles import load_or_create_key
 from knot_ssh.errors import KnotError
-from knot_ssh.files import make_private_folder, read_secret, replace_file
+from knot_ssh.files import lock_folder, make_private_folder, read_secret, replace_file
 from knot_ssh.wire import Certificates, Membership
 
 STATE_FILE = "agent.json"
 HOST_KEY_FILE = "host_key"
-LOCK_FILE = "agent.lock"
 
 
 class _State(BaseModel):
@@ -44,12 +42,7 @@ class Home:
         """Make or open the folder; raises KnotError when another agent uses it."""
         make_private_folder(folder)
         self.folder = folder
-        self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise KnotError(f"another agent is running in {folder}; stop it, or choose another --data") from None
+        self._lock = lock_folder(folder, "agent")
         try:
             self._state = self._read_state()
         except BaseException:

@@ -134,6 +134,7 @@ class Link:
                 up = await until_done(self._connect, self._trouble, final=(NotFound,), wake=self._news)
             except NotFound:
                 self.state = Down("target gone", gone=True)
+                log.warning("link ended", target=self.target.name, reason="the target was deleted")
                 self._news.clear()
                 await self._news.wait()
                 continue

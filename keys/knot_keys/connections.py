@@ -228,8 +228,9 @@ async def connect(
         await _discard(connection)
         raise
     except asyncssh.Error as error:
+        greeted = connection is not None and connection.get_extra_info("server_version")
         await _discard(connection)
-        raise Unavailable(f"{address}: {error.reason}") from None
+        raise Unavailable(f"{address}: {error.reason if greeted else 'no SSH server answers there'}") from None
     except BaseException:
         await _discard(connection)
         raise

@@ -98,7 +98,7 @@ class Tour:
         for name, owner in (("frontend", "alice"), ("backend-api", "alice"), ("outsider", "bob")):
             token = self._knot("space", "create", name, "--zone", "eu", user=owner)
             command = ["agent", "run", "--data", str(self._folder / name), "--server", self._hub, "--listen", "127.0.0.1:0"]
-            self._start(name, command, "certificates renewed", {"KNOT_JOIN_TOKEN": token})
+            self._start(name, command, "certified", {"KNOT_JOIN_TOKEN": token})
         self._service()
         self._knot("space", "list", user="alice")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
-from knot_ssh.addresses import Address
+from knot_ssh.addresses import Address, is_server_url
 from knot_ssh.errors import BadInput
 from knot_ssh.names import Owner, Port, SpaceName, Zone, space_reference
 
@@ -28,9 +29,23 @@ class Parsed(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+def _folder(text: str) -> Path:
+    if not text:
+        raise BadInput("a folder is needed, not an empty text")
+    return Path(text)
+
+
+def _url(text: str) -> str:
+    if not is_server_url(text):
+        raise BadInput(f"{text[:80]!r} is not a URL like https://knot.example.com")
+    return text
+
+
 PORT = Parsed("port", Port.parse)
 SPACE = Parsed("space", space_reference)
 SPACE_NAME = Parsed("name", SpaceName)
 ZONE = Parsed("zone", Zone)
 OWNER = Parsed("name", Owner)
 ADDRESS = Parsed("host:port", Address.parse)
+FOLDER = Parsed("folder", _folder)
+URL = Parsed("url", _url)

@@ -47,6 +47,8 @@ def forward(context: click.Context, words: tuple[str, ...], persistent: bool, fo
     made = _ports(context).forward(source, body)
     verb = "stored for when the space runs" if made["state"] == "stopped" else "established"
     place = f"{source}:" if source else ""
+    if made["state"] == "waiting":
+        click.echo(f"{made['space']} cannot be reached yet ({made['reason']}); connections wait for it.", err=True)
     click.echo(f"Port forward {verb}: {place}{made['local_port']} -> {made['space']}:{made['remote_port']}")
 
 
@@ -119,7 +121,7 @@ def _remarks(entry: dict[str, Any]) -> str:
         remarks.append(entry["state"])
     text = ", ".join(remarks)
     if entry["reason"] and entry["reason"] != entry["state"]:
-        text = f"{text}: {entry['reason']}" if text else entry["reason"]
+        text = f"{text}; {entry['reason']}" if text else entry["reason"]
     return f" ({text})" if text else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -55,9 +56,7 @@ def list_spaces(context: click.Context, as_json: bool) -> None:
     if not listing["spaces"]:
         click.echo("No spaces. Make one with: knot space create NAME --zone ZONE")
         return
-    rows = [
-        (s["name"], s["zone"], "yes" if s["running"] else "no", s["last_seen"] or "never", s["id"]) for s in listing["spaces"]
-    ]
+    rows = [(s["name"], s["zone"], "yes" if s["running"] else "no", _last_seen(s), s["id"]) for s in listing["spaces"]]
     show(["NAME", "ZONE", "RUNNING", "LAST SEEN", "ID"], rows)
 
 
@@ -74,4 +73,9 @@ def delete(context: click.Context, name: str) -> None:
 def _hint(news: str, hub: str, when: str) -> None:
     """Say what to do with the token that follows on stdout."""
     click.echo(f"{news} Start its agent, there, {when}:", err=True)
-    click.echo(f"  KNOT_JOIN_TOKEN=<the token below> knot agent run --server {hub}", err=True)
+    click.echo(f"  KNOT_JOIN_TOKEN=<the token on stdout> knot agent run --server {hub}", err=True)
+
+
+def _last_seen(entry: dict[str, Any]) -> str:
+    """When the agent last came or went; a running one is here now."""
+    return "now" if entry["running"] else str(entry["last_seen"] or "never")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from knot_ssh.addresses import Address
-from knot_ssh.cli.params import ADDRESS, OWNER
+from knot_ssh.cli.params import ADDRESS, FOLDER, OWNER, URL
 from knot_ssh.names import Owner
 
 
@@ -18,7 +18,7 @@ def server() -> None:
 
 
 @server.command()
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder for keys and store; made if need be.")
+@click.option("--data", type=FOLDER, required=True, help="Folder for keys and store; made if need be.")
 @click.option("--admin", type=OWNER, default="admin", show_default=True, help="Name of the first administrator.")
 def init(data: Path, admin: Owner) -> None:
     """Make CAs and store; prints the first API token."""
@@ -31,19 +31,19 @@ def init(data: Path, admin: Owner) -> None:
 
 
 @server.command()
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder made by `knot server init`.")
+@click.option("--data", type=FOLDER, required=True, help="Folder made by `knot server init`.")
 @click.option("--http", type=ADDRESS, default="127.0.0.1:3000", show_default=True, help="Where the HTTP API listens.")
 @click.option("--ssh", type=ADDRESS, default="127.0.0.1:2222", show_default=True, help="Where the hub listens.")
-@click.option("--url", help="URL of the HTTP API as others see it.  [default: from --http]")
-@click.option("--ssh-address", metavar="HOST:PORT", help="The hub's address as others see it.  [default: from --ssh]")
+@click.option("--url", type=URL, help="URL of the HTTP API as others see it.  [default: from --http]")
+@click.option("--ssh-address", type=ADDRESS, help="The hub's address as others see it.  [default: from --ssh]")
 @click.option("--certificate-lifetime", type=click.IntRange(10, 24 * 3600), default=3600, show_default=True, help="Seconds.")
-def run(data: Path, http: Address, ssh: Address, url: str | None, ssh_address: str | None, certificate_lifetime: int) -> None:
+def run(
+    data: Path, http: Address, ssh: Address, url: str | None, ssh_address: Address | None, certificate_lifetime: int
+) -> None:
     """Run hub and HTTP API until interrupted."""
     from knot_server.running import RunSettings
     from knot_server.running import run as run_server
     from knot_ssh.logs import configure_logs
 
     configure_logs()
-    if ssh_address:
-        Address.parse(ssh_address, what="--ssh-address")
-    asyncio.run(run_server(RunSettings(data, http, ssh, url, ssh_address, certificate_lifetime)))
+    asyncio.run(run_server(RunSettings(data, http, ssh, url, str(ssh_address) if ssh_address else None, certificate_lifetime)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from knot_keys.authority import Authority
+from knot_keys.authority import USER_CA_FILE, Authority
 from knot_keys.keyfiles import create_key
 from knot_server.http.app import make_app
 from knot_server.services import HUB_KEY_FILE, Services
@@ -21,7 +22,7 @@ from knot_server.store.database import STORE_FILE, Database
 from knot_server.usecases.users import add_user
 from knot_ssh.addresses import Address
 from knot_ssh.errors import KnotError
-from knot_ssh.files import make_private_folder
+from knot_ssh.files import lock_folder, make_private_folder
 from knot_ssh.listening import bound_address, listen_on
 from knot_ssh.names import Owner
 
@@ -62,6 +63,16 @@ async def initialise(folder: Path, admin: Owner) -> str:
 
 async def run(settings: RunSettings) -> None:
     """Serve hub and HTTP API until SIGTERM or SIGINT."""
+    if not (settings.data / STORE_FILE).exists() and not (settings.data / USER_CA_FILE).exists():
+        raise KnotError(f"there is no server in {settings.data}; make one with `knot server init --data {settings.data}`")
+    lock = lock_folder(settings.data, "server")
+    try:
+        await _run(settings)
+    finally:
+        os.close(lock)
+
+
+async def _run(settings: RunSettings) -> None:
     services = await Services.open(settings.data, settings.certificate_lifetime)
     try:
         http_socket = listen_on(settings.http, what="--http")
@@ -70,10 +81,13 @@ async def run(settings: RunSettings) -> None:
             services.hub_address = settings.ssh_address or str(ssh)
             url = settings.url or f"http://{bound_address(http_socket)}"
             log.info("server ready", url=url, ssh=services.hub_address)
+            if Address.parse(services.hub_address).is_wildcard:
+                log.warning("agents cannot dial a wildcard address: give the hub's own with --ssh-address")
             await _serve_http(services, http_socket)
         log.info("server stopping")
     finally:
         await services.close()
+        log.info("server stopped")
 
 
 async def _serve_http(services: Services, http_socket: socket.socket) -> None:

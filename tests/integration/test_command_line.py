@@ -46,7 +46,7 @@ def test_login_reads_the_token_from_standard_input(pair: Pair) -> None:
     """`--token -` keeps the token out of process lists; a wrong one is not kept."""
     config = pair.system.folder / "home" / ".config" / "knot" / "config.yaml"
     words = ("login", "--server", pair.system.url, "--token", "-")
-    assert "No valid API token" in pair.system.knot(*words, stdin="knot_a_b\n", code=1)
+    assert "API token is not accepted" in pair.system.knot(*words, stdin="knot_a_b\n", code=1)
     assert not config.exists()
     pair.system.knot(*words, stdin=pair.system.user("alice") + "\n")
     assert config.stat().st_mode & 0o777 == 0o600

@@ -30,7 +30,7 @@ def test_agent_restarts_without_a_token(pair: Pair) -> None:
     agent = pair.system.space("restarts")
     agent.stop()
     running = agent.start()
-    assert not any("joined" in line or "certificates renewed" in line for line in running.lines())
+    assert not any("joined" in line or "certified" in line for line in running.lines())
 
 
 def test_lost_certificates_are_renewed_without_a_token(pair: Pair) -> None:
@@ -237,7 +237,7 @@ def test_certificates_are_renewed_while_data_flows(tmp_path: Path) -> None:
 
         def renewals() -> int:
             logs = [agent.running.lines() for agent in (source, target) if agent.running]
-            return min(len([line for line in lines if "certificates renewed" in line]) for lines in logs)
+            return min(len([line for line in lines if "certified" in line]) for lines in logs)
 
         with connect(local) as long:
 

@@ -78,7 +78,7 @@ def test_wildcard_endpoint_is_reachable_from_another_namespace(tmp_path: Path) -
         for place, name in ((near, "near"), (far, "far")):
             joining = {"KNOT_JOIN_TOKEN": knot(server, "space", "create", name, "--zone", "eu", env=desktop)}
             words = ("agent", "run", "--data", str(tmp_path / name), "--server", f"{SERVER}:2222")
-            run(place, name, *knot_command(*words), env=joining).wait_for("certificates renewed")
+            run(place, name, *knot_command(*words), env=joining).wait_for("certified")
         site = tmp_path / "site"
         site.mkdir()
         (site / "index.html").write_text("far away")

@@ -122,7 +122,7 @@ def test_wrong_api_token(pair: Pair) -> None:
     good = pair.system.user("alice")
     for bad in (good[:-2] + "00", "knot_ffffffffffff_" + "0" * 64, "nonsense", good.removeprefix("knot_")):
         env = {"KNOT_SERVER": pair.system.url, "KNOT_TOKEN": bad}
-        assert "No valid API token" in pair.system.knot("space", "list", env=env, code=1)
+        assert "API token is not accepted" in pair.system.knot("space", "list", env=env, code=1)
 
 
 def test_unreachable_server(pair: Pair) -> None:

@@ -38,7 +38,7 @@ from knot_server.http.bodies import (
 from knot_server.http.limits import BodyRules
 from knot_server.services import Services
 from knot_ssh import __version__
-from knot_ssh.errors import BadInput, KnotError, NotAuthenticated
+from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
 from knot_ssh.wire import ForwardList, ForwardRequest, ForwardStatus, StopRequest, complaint
 
@@ -54,6 +54,12 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     415: {"model": Problem, "description": "The body is not sent as application/json."},
     503: {"model": Problem, "description": "The store or an agent did not answer."},
 }
+
+_FRAMEWORK: dict[int, tuple[str, str]] = {
+    HTTPStatus.NOT_FOUND: ("there is no such route; /openapi.json lists them all", NotFound.code),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("this route does not take that method; /openapi.json lists them all", "method_not_allowed"),
+}
+"""What the framework answers by itself, in our words: sentence and code."""
 
 _bearer = HTTPBearer(auto_error=False, description="An API token, from `knot user create` or `knot server init`.")
 
@@ -221,11 +227,7 @@ def _handle_errors(app: FastAPI) -> None:
     async def framework(_request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == HTTPStatus.BAD_REQUEST:  # the framework could not read the body
             return _problem(BadInput.http_status, "the body is not valid JSON", BadInput.code)
-        response = _problem(
-            error.status_code,
-            str(error.detail),
-            "bad_request" if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else KnotError.code,
-        )
+        response = _problem(error.status_code, *_FRAMEWORK.get(error.status_code, (str(error.detail), KnotError.code)))
         response.headers.update(error.headers or {})
         return response
 
@@ -241,7 +243,9 @@ def _complaint(error: RequestValidationError) -> str:
     if first["type"] == "json_invalid":
         return "the body is not valid JSON"
     place = first["loc"][1:]  # the first step says "body" or "path"
-    return complaint(place, first["msg"]) if place else "the body must be a JSON object, sent as application/json"
+    return (
+        complaint(place, first["type"], first["msg"]) if place else "the body must be a JSON object, sent as application/json"
+    )
 
 
 def _problem(status: int, message: str, code: str) -> JSONResponse:

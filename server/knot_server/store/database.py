@@ -57,7 +57,7 @@ class Database:
                 await connection.commit()
         except (SQLAlchemyError, CommandError) as error:
             await engine.dispose()
-            raise KnotError(f"the store {file} cannot be used: {_reason(error)}") from None
+            raise KnotError(f"the store {file} cannot be used: {_reason(error)}; put a copy of it back") from None
         except BaseException:
             await engine.dispose()
             raise

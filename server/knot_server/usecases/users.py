@@ -59,11 +59,11 @@ class Users:
         try:
             secret = bytes.fromhex(secret_hex)
         except ValueError:
-            raise NotAuthenticated from None
+            raise _refused() from None
         async with self._database.reading() as session:
             row = await session.get(ApiToken, token_id)
             if not token.startswith(TOKEN_PREFIX) or row is None or not matches(secret, row.secret_hash):
-                raise NotAuthenticated
+                raise _refused()
             return Actor(Owner(row.user.name), admin=row.user.admin)
 
     async def create(self, actor: Actor, name: Owner, *, admin: bool = False) -> NewUser:
@@ -90,6 +90,10 @@ class Users:
             gone = await self._spaces.forget_all(session, name)
             await session.delete(user)
         await self._spaces.cut(gone, f"the user {name} was deleted")
+
+
+def _refused() -> NotAuthenticated:
+    return NotAuthenticated("this API token is not accepted: it is not whole, of another server, or its user was deleted")
 
 
 def _administrators_only(actor: Actor) -> None:

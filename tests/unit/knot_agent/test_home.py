@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from knot_agent.home import HOST_KEY_FILE, LOCK_FILE, STATE_FILE, Home
+from knot_agent.home import HOST_KEY_FILE, STATE_FILE, Home
 from knot_ssh.errors import KnotError, LooseFile
+from knot_ssh.files import LOCK_FILE
 from tests.unit.knot_agent.conftest import Office
 
 ONE, TWO = "00112233445566aa", "00112233445566bb"

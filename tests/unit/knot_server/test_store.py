@@ -123,7 +123,7 @@ async def test_failure_leaves_nothing(database: Database) -> None:
 
 async def test_trouble_with_the_database_is_one_error(database: Database) -> None:
     """What the database complains of is that the store is unavailable; the reason is for the log."""
-    with pytest.raises(StoreUnavailable, match=r"^The store did not answer; try again\.$") as caught:
+    with pytest.raises(StoreUnavailable, match=r"^the store did not answer; try again$") as caught:
         async with database.writing() as session:
             session.add_all([ann(), ann()])
     assert "UNIQUE" in caught.value.detail

@@ -84,7 +84,7 @@ def test_there_are_messages() -> None:
 
 def test_stop_needs_a_port() -> None:
     """A request to stop names the port."""
-    assert complaint_of(StopRequest, {}) == "local_port: Field required"
+    assert complaint_of(StopRequest, {}) == "local_port: is missing"
 
 
 def test_source_may_be_left_out() -> None:
@@ -117,14 +117,14 @@ def test_revoked_is_both_lists() -> None:
     read = Revoked.model_validate_json(Revoked(serials=[1, largest], keys=["SHA256:x"]).model_dump_json())
     assert (read.serials, read.keys) == ([1, largest], ["SHA256:x"])
     assert Revoked.model_validate({"serials": [], "keys": []}) == Revoked(serials=[], keys=[])
-    assert complaint_of(Revoked, {"keys": []}) == "serials: Field required"
-    assert complaint_of(Revoked, {"serials": []}) == "keys: Field required"
+    assert complaint_of(Revoked, {"keys": []}) == "serials: is missing"
+    assert complaint_of(Revoked, {"serials": []}) == "keys: is missing"
     assert complaint_of(Revoked, {"serials": ["x"], "keys": []}).startswith("serials.0: ")
 
 
 def test_certificate_request_proves() -> None:
     """A host key is not certified without a signature, and neither may be beyond any real one."""
-    assert complaint_of(CertificateRequest, {"host_key": "x"}) == "signature: Field required"
+    assert complaint_of(CertificateRequest, {"host_key": "x"}) == "signature: is missing"
     assert complaint_of(CertificateRequest, {"host_key": "x" * 2049, "signature": ""}).startswith("host_key: ")
     assert complaint_of(CertificateRequest, {"host_key": "", "signature": "x" * 513}).startswith("signature: ")
 

@@ -72,7 +72,7 @@ def test_nothing_means_the_defaults(text: str) -> None:
         ("server: a\n\nitems:\n- port: 80\n- port: 81\n  color: red\n", "f.yaml:6: items.1.color: "),
         ("items:\n- port: 80\n- port: 0\n", "f.yaml:3: items.1.port: "),
         ("items:\n- port: 80\n  port: 81\n", "f.yaml:3: the key 'port' stands here twice"),
-        ("items:\n- port: 80\n- name: x\n", "f.yaml:3: items.1.port: Field required"),
+        ("items:\n- port: 80\n- name: x\n", "f.yaml:3: items.1.port: is missing"),
         ("\n\nitems: 7\n", "f.yaml:3: items: "),
         ("server:\n  a: 1\n", "f.yaml:1: server: "),
         ("items:\n- port: 1\n- port: 2\n- port: 3\n", "f.yaml:1: items: "),
