@@ -37,6 +37,7 @@ class Tasks:
             for task in ending:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
+            self._tasks.difference_update(ending)  # their callbacks may not have run yet
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -157,3 +157,22 @@ async def test_caller_hears_of_a_failure_too() -> None:
     """Who awaits a task gets its error besides the log."""
     with capture_logs(), pytest.raises(ZeroDivisionError):
         await Tasks().start(fail())
+
+
+async def test_cancel_with_a_task_that_has_just_ended() -> None:
+    """Tasks that are done, but whose owner has not heard of it yet, do not keep `cancel` busy for ever."""
+    tasks = Tasks()
+    loop = asyncio.get_running_loop()
+    started = loop.create_future()
+
+    async def work() -> None:
+        started.set_result(None)
+
+    async def owner() -> None:
+        await started
+        await tasks.cancel()
+
+    tasks.start(work())
+    async with asyncio.timeout(5):
+        await owner()
+    assert len(tasks) == 0
