@@ -37,7 +37,12 @@ class Present:
 
     async def ask(self, method: str, params: BaseModel, answer: type[Answer]) -> Answer:
         """Call the agent; raises what it raised, or Unavailable when it is gone or silent."""
-        return answer.model_validate(await self.peer.call(method, params))
+        try:
+            return answer.model_validate(await self.peer.call(method, params))
+        except Unavailable:
+            raise Unavailable(
+                "the agent of that space did not answer; `knot port list` tells how it stands once it does"
+            ) from None
 
 
 class Roster:
