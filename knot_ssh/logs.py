@@ -37,6 +37,7 @@ def configure_logs() -> None:
     root.handlers = [handler]
     root.setLevel(LEVEL)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns once for each write to a peer that has hung up
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 

@@ -95,9 +95,10 @@ class Forward:
 
     def _carry(self, splice: Splice) -> None:
         self._splices.add(splice)
-        self._tasks.start(self._open(splice, self._link, self.order))
+        self._tasks.start(self._open(splice))
 
-    async def _open(self, splice: Splice, link: Link, order: ForwardOrder) -> None:
+    async def _open(self, splice: Splice) -> None:
+        link, order = self._link, self.order
         try:
             await link.open_channel(splice, order.remote_port, self._patience)
             self._last_error = None

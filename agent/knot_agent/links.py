@@ -73,6 +73,9 @@ class Link:
         self._news = asyncio.Event()
         self._up = asyncio.Event()
         self._renew = asyncio.Event()
+        self._waiting = 0
+        self._nobody_waits = asyncio.Event()
+        self._nobody_waits.set()
         self._tasks = Tasks()
         self._keeper = self._tasks.start(self._keep())
 
@@ -99,12 +102,18 @@ class Link:
         """
         if isinstance(self.state, Down) and self.state.gone:
             raise Unavailable(f"{self.target.name}: {self.state.reason}")
+        self._waiting += 1
+        self._nobody_waits.clear()
         try:
             async with asyncio.timeout(patience):
                 await self._up.wait()
         except TimeoutError:
             reason = self.state.reason if isinstance(self.state, Down) else "no answer"
             raise Unavailable(f"{self.target.name}: {reason}") from None
+        finally:
+            self._waiting -= 1
+            if self._waiting == 0:
+                self._nobody_waits.set()
         state = self.state
         assert isinstance(state, Up)
         opening = self._tasks.start(_open(state.connection, splice, port))
@@ -117,7 +126,8 @@ class Link:
             raise refusal
 
     async def finish(self) -> None:
-        """Dial no more, let every open channel end, then close."""
+        """Serve whoever waits already, dial no more, let every open channel end, then close."""
+        await self._nobody_waits.wait()
         self._keeper.cancel()
         await asyncio.gather(*(connection.splices.wait_idle() for connection in self._connections))
         await self.close()

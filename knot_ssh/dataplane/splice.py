@@ -100,6 +100,7 @@ class SocketSide(asyncio.Protocol):
         self._splice = splice
         self._transport: asyncio.Transport | None = None
         self._closing = False
+        self._full = False
         self.ended = False
         self.gone = True
 
@@ -129,15 +130,15 @@ class SocketSide(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
+        self._full = True
         if not self._closing:
             self._splice.channel_side.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._closing:
-            # asyncio is in the middle of emptying its buffer; it must not be closed from within
-            asyncio.get_running_loop().call_soon(self._close_now)
-        else:
-            self._splice.channel_side.resume_reading()
+        self._full = False
+        # asyncio is in the middle of emptying its buffer; what follows may close the transport, which it must not be
+        # from within
+        asyncio.get_running_loop().call_soon(self._drained)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -175,6 +176,15 @@ class SocketSide(asyncio.Protocol):
         if self._transport:
             self._set_linger(LINGER_RESET)
             self._transport.abort()
+
+    def _drained(self) -> None:
+        """The buffer had emptied a moment ago."""
+        if self._full:
+            return
+        if self._closing:
+            self._close_now()
+        else:
+            self._splice.channel_side.resume_reading()
 
     def _close_now(self) -> None:
         if self._transport:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from knot_ssh.errors import Unavailable
 from knot_ssh.names import Principal, SpaceId
 from knot_ssh.rpc import Peer
+from knot_ssh.wire import Farewell, Nothing
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -74,6 +75,16 @@ class Roster:
         """Notify every agent, or those of one owner and zone. A slow one holds up nobody."""
         listeners = [agent for agent in self._present.values() if principal in (None, agent.principal)]
         await asyncio.gather(*(_tell(agent, method, message) for agent in listeners))
+
+    async def dismiss(self, agent: Present, reason: str) -> None:
+        """Tell an agent that its key is void, and end the conversation."""
+        await _tell(agent, "agent.farewell", Farewell(reason=reason))
+        agent.peer.close()
+
+    async def supersede(self, agent: Present) -> None:
+        """Tell an agent that another connection of its space has taken its place, and end the conversation."""
+        await _tell(agent, "agent.superseded", Nothing())
+        agent.peer.close()
 
 
 async def _tell(agent: Present, method: str, message: BaseModel) -> None:

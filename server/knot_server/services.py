@@ -45,8 +45,8 @@ class Services:
         roster = Roster()
         revocations = Revocations(database, roster, certificate_lifetime)
         await revocations.load()
-        spaces = Spaces(database, roster, authority, revocations)
-        enrolment = Enrolment(database, roster, authority, revocations, certificate_lifetime)
+        spaces = Spaces(database, authority, revocations)
+        enrolment = Enrolment(database, authority, revocations, certificate_lifetime)
         forwarding = Forwarding(database, roster)
         control = Control(database, roster, enrolment, forwarding, revocations)
         return cls(

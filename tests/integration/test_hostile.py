@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import asyncssh
 import pytest
 
-from knot_keys.certificates import check_hub
+from knot_keys.certificates import check_hub, read_certificate
 from knot_keys.connections import ClientConnection, Credential, close, connect
 from knot_keys.keyfiles import load_key, parse_public_key, public_line
 from knot_keys.possession import for_host_key, prove
@@ -206,3 +206,26 @@ def test_api_wants_json(pair: Pair) -> None:
     with pytest.raises(KnotError) as caught:
         pair.system.api("alice").post("api", "spaces", body={"name": "x" * 70_000, "zone": "eu"})
     assert caught.value.http_status == 413
+
+
+async def test_agent_that_does_not_read_cannot_delay_its_end(pair: Pair) -> None:
+    """A deleted space whose agent stopped reading, with answers piled up for it, is refused everywhere in seconds."""
+    agent = pair.system.space("deaf")
+    agent.stop()
+    identity, certificate = agent.identity()
+    credential = Credential(load_key(identity), read_certificate(certificate.read_text()))
+    async with hub_connection(agent) as connection:
+        stdin, stdout, _ = await connection.open_session(subsystem="knot-control", encoding=None, window=2048)
+        stdin.write(b'{"jsonrpc":"2.0","id":1,"method":"agent.hello","params":{"version":"0","addresses":[]}}\n')
+        while b"membership" not in await stdout.readline():
+            pass
+        stdout.channel.pause_reading()
+        for number in range(2000):
+            stdin.write(b'{"jsonrpc":"2.0","id":%d,"method":"no.such.method","params":{}}\n' % number)
+        async with asyncio.timeout(15):
+            await asyncio.to_thread(pair.system.knot, "space", "delete", "deaf", user="alice")
+        host, port = pair.backend.endpoint()
+        with pytest.raises(asyncssh.PermissionDenied):
+            await connect(Address(host, port), "knot", lambda _certificate: None, credential=credential)
+        async with asyncio.timeout(15):
+            await connection.wait_closed()

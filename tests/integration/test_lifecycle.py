@@ -88,6 +88,25 @@ def test_target_restart_is_noticed(pair: Pair) -> None:
     pair.frontend.knot("port", "stop", str(local))
 
 
+def test_waiting_connection_survives_a_replacement(pair: Pair) -> None:
+    """A connection that waits for its target is served by it, although the forward leads elsewhere since."""
+    target = pair.system.space("awaited")
+    local = free_port()
+    with serving(answering(b"awaited")) as port, serving(answering(b"other")) as other:
+        pair.frontend.knot("port", "forward", str(local), "awaited", str(port))
+        assert ask(local) == b"awaited"
+        target.stop()
+        until(lambda: forward_states(pair)[local] == "waiting", what="the forward waits")
+        with connect(local) as sock:
+            assert pair.frontend.running is not None
+            pair.frontend.knot("port", "list")
+            pair.frontend.knot("port", "forward", str(local), "backend-api", str(other))
+            assert ask(local) == b"other"
+            target.start()
+            assert read_all(sock) == ("fin", b"awaited")
+    pair.frontend.knot("port", "stop", str(local))
+
+
 def test_waiting_connection_is_reset_after_the_timeout(pair: Pair, tmp_path: Path) -> None:
     """A connection whose target does not come is reset after `connect_timeout`."""
     config = tmp_path / "agent.yaml"

@@ -84,8 +84,7 @@ class Control:
             raise KeyRefused
         if before is not None and before is not agent:
             log.warning("agent superseded", space=space.name, owner=space.owner)
-            await before.peer.notify("agent.superseded")
-            before.peer.close()
+            await self._roster.supersede(before)
         log.info("agent arrived", space=space.name, owner=space.owner, zone=space.zone, version=hello.version)
         await self._seen(space)
         actor = _actor(space)

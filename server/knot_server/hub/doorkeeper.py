@@ -7,6 +7,7 @@ anything else  is refused                  (relaying is not offered yet)
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ from knot_ssh.tasks import Tasks
 from knot_ssh.wire import CONTROL_SUBSYSTEM, JOIN_LOGIN, JOIN_SUBSYSTEM
 
 log = structlog.get_logger(__name__)
+
+CLOSE_SECONDS = 5
+"""How long a revoked agent's connection may take to close in order."""
 
 Reader = asyncssh.SSHReader[bytes]
 Writer = asyncssh.SSHWriter[bytes]
@@ -135,6 +139,7 @@ class HubDoorkeeper(Doorkeeper):
         """End the connection of an agent whose key is void now."""
         if isinstance(self._visitor, Member) and self._lobby.revocations.current.has_key(self._visitor.key):
             self.connection.close()
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)  # one that reads nothing lingers
 
     def _serve(self, stdin: Reader, stdout: Writer, _stderr: Writer) -> None:
         self._lobby.tasks.start(self._conversation(stdin, stdout))

@@ -15,11 +15,9 @@ from knot_keys.jointoken import matches
 from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, is_proof
 from knot_server.actor import Actor
-from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
 from knot_server.usecases.revocation import Revocations
-from knot_server.usecases.spaces import dismiss
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
 from knot_ssh.names import Owner, SpaceId, Zone
 from knot_ssh.wire import CertificateRequest, Certificates, Membership
@@ -28,11 +26,8 @@ from knot_ssh.wire import CertificateRequest, Certificates, Membership
 class Enrolment:
     """Tokens in, keys enrolled, certificates out."""
 
-    def __init__(
-        self, database: Database, roster: Roster, authority: Authority, revocations: Revocations, lifetime: int = LIFETIME
-    ) -> None:
+    def __init__(self, database: Database, authority: Authority, revocations: Revocations, lifetime: int = LIFETIME) -> None:
         self._database = database
-        self._roster = roster
         self._authority = authority
         self._revocations = revocations
         self._lifetime = lifetime
@@ -73,11 +68,8 @@ class Enrolment:
             space.enrolled_key = now
             membership = self.membership(space)
         if replaced:
-            await self._revocations.refresh()
-            agent = self._roster.get(space.space_id)
-            if agent:
-                await dismiss(agent, f"the space {space.name} has joined again from elsewhere")
-            await self._revocations.announce()
+            reason = f"the space {space.name} has joined again from elsewhere"
+            await self._revocations.publish([space.space_id], reason)
         return membership
 
     async def enrolled_key(self, space_id: SpaceId) -> asyncssh.SSHKey | None:

@@ -1,14 +1,13 @@
 """Make keys and certificates void: recorded, told to every connected agent, and remembered until they have expired.
 
-In three steps: `record` within the transaction that takes the right away, then `refresh`, by which hub and endpoints of
-this process decide from then on, then `announce` to everybody else.
+In two steps: `record` within the transaction that takes the right away, and `publish` once it is committed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +18,7 @@ from knot_keys.revocation import RevocationList
 from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, RevokedCertificate, RevokedKey
+from knot_ssh.names import SpaceId
 from knot_ssh.wire import Revoked
 
 GRACE = 120
@@ -61,9 +61,15 @@ class Revocations:
             keys: Iterable[str] = await session.scalars(select(RevokedKey.fingerprint))
             self.current = RevocationList.of(serials, keys)
 
-    async def announce(self) -> None:
-        """Tell every agent, and drop whoever is still connected with a revoked key."""
-        await self._roster.tell("keys.revoked", self.message())
+    async def publish(self, space_ids: Sequence[SpaceId], reason: str) -> None:
+        """Make what was recorded take effect: decide by it, tell every agent, and dismiss those of these spaces.
+
+        All are told at once and nobody is waited for long: an agent that does not read must not delay its own end.
+        """
+        await self.refresh()
+        leaving = [agent for agent in map(self._roster.get, space_ids) if agent]
+        farewells = [self._roster.dismiss(agent, reason) for agent in leaving]
+        await asyncio.gather(*farewells, self._roster.tell("keys.revoked", self.message()))
         for listener in self.on_change:
             listener()
 

@@ -12,14 +12,12 @@ from knot_keys.authority import Authority
 from knot_keys.jointoken import JoinToken as JoinTokenText
 from knot_keys.jointoken import hash_secret
 from knot_server.actor import Actor
-from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, Space
 from knot_server.usecases.lookup import visible_space
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import NameTaken
 from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
-from knot_ssh.wire import Farewell
 
 TOKEN_LIFETIME = 30 * 60
 """Seconds in which a join token must be used: enough to start a container, too short to be found in a log next week."""
@@ -31,9 +29,8 @@ REUSABLE_USES = 1000
 class Spaces:
     """Use cases around spaces. Users see their own alone."""
 
-    def __init__(self, database: Database, roster: Roster, authority: Authority, revocations: Revocations) -> None:
+    def __init__(self, database: Database, authority: Authority, revocations: Revocations) -> None:
         self._database = database
-        self._roster = roster
         self._authority = authority
         self._revocations = revocations
 
@@ -79,12 +76,7 @@ class Spaces:
 
     async def cut(self, space_ids: Sequence[SpaceId], reason: str) -> None:
         """Void the keys everywhere, then end the connections of these spaces' agents."""
-        await self._revocations.refresh()
-        for space_id in space_ids:
-            agent = self._roster.get(space_id)
-            if agent:
-                await dismiss(agent, reason)
-        await self._revocations.announce()
+        await self._revocations.publish(space_ids, reason)
 
     async def _forget(self, session: AsyncSession, space: Space) -> None:
         reason = f"space {space.name} deleted"
@@ -111,12 +103,6 @@ async def drop_old_tokens(database: Database) -> None:
     """Forget join tokens a day after they ran out; until then the error can say that they did."""
     async with database.writing() as session:
         await session.execute(delete(JoinToken).where(JoinToken.expires_at < _now() - 24 * 3600))
-
-
-async def dismiss(agent: Present, reason: str) -> None:
-    """Tell an agent that its key is void, and end its connection."""
-    await agent.peer.notify("agent.farewell", Farewell(reason=reason))
-    agent.peer.close()
 
 
 def _now() -> int:

@@ -203,7 +203,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     authority = Authority.create(folder)
     roster = Roster()
     revocations = Revocations(database, roster, LIFETIME)
-    spaces = Spaces(database, roster, authority, revocations)
+    spaces = Spaces(database, authority, revocations)
     async with database.writing() as session:
         for actor in (ROOT, ALICE, BOB):
             await add_user(session, actor.owner, admin=actor.admin)
@@ -215,7 +215,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         revocations=revocations,
         spaces=spaces,
         users=Users(database, spaces),
-        enrolment=Enrolment(database, roster, authority, revocations),
+        enrolment=Enrolment(database, authority, revocations),
         forwarding=Forwarding(database, roster),
     )
     await database.close()
