@@ -56,21 +56,17 @@ def api(context: click.Context) -> Api:
     from knot_ssh.api import Api
 
     said = given(context)
-    elsewhere = ""
-    if not (said.server and said.token):
-        kept = _kept()
-        if kept.token and said.server and said.server.rstrip("/") != kept.server:
-            elsewhere = f"the token kept by `knot login` is for {kept.server}; give one for {said.server} with --token"
-        if not said.server and said.token is None:
-            said.token = kept.token  # a kept token goes to the kept server alone
-        elif not said.token and said.server and said.server.rstrip("/") == kept.server:
-            said.token = kept.token
-        said.server = said.server or kept.server
-    if not said.server:
+    kept = Given() if said.server and said.token else _kept()
+    server = said.server or kept.server
+    if not server:
         raise BadInput("no server given: run `knot login --server URL --token TOKEN`, or use --server or KNOT_SERVER")
-    if not said.token:
-        raise NotAuthenticated(elsewhere)
-    return Api(said.server, said.token)
+    is_kept = server.rstrip("/") == kept.server
+    token = said.token or (kept.token if is_kept else None)  # a kept token goes to the kept server alone
+    if token:
+        return Api(server, token)
+    if kept.token:
+        raise NotAuthenticated(f"the token kept by `knot login` is for {kept.server}; give one for {server} with --token")
+    raise NotAuthenticated
 
 
 def keep(server: str, token: str) -> Path:

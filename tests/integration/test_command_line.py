@@ -125,3 +125,14 @@ def test_version(pair: Pair) -> None:
     from knot_ssh import __version__
 
     assert pair.system.knot("--version") == f"knot {__version__}"
+
+
+def test_kept_token_goes_to_the_kept_server_alone(pair: Pair) -> None:
+    """The token that `login` kept is never sent to a server that only a flag or a variable names."""
+    pair.system.knot("login", "--server", pair.system.url, "--token", pair.system.user("alice"))
+    try:
+        assert "frontend" in pair.system.knot("space", "list", "--server", pair.system.url + "/")
+        other = pair.system.url.replace("127.0.0.1", "localhost")
+        assert "is for " + pair.system.url in pair.system.knot("space", "list", "--server", other, code=1)
+    finally:
+        (pair.system.folder / "home" / ".config" / "knot" / "config.yaml").unlink()

@@ -258,26 +258,15 @@ def test_the_same_forward_again_succeeds(pair: Pair) -> None:
     assert [forward["local_port"] for forward in pair.frontend.forwards()].count(local) == 1
 
 
-def test_another_forward_on_the_port_replaces(pair: Pair) -> None:
-    """New connections go to the new target at once; an open one keeps its old target to its end."""
+@pytest.mark.parametrize("first", ["backend-api", "once"])
+def test_another_forward_on_the_port_replaces(pair: Pair, first: str) -> None:
+    """New connections go to the new target at once; an open one keeps its old target to its end, also when that was
+    another space that nothing else leads to."""
+    if first == "once":
+        pair.system.space("once")
+    local = free_port()
     with serving(echo) as old, serving(answering(b"new")) as new:
-        local = pair.forward(old)
-        with connect(local) as kept:
-            kept.sendall(b"before")
-            assert kept.recv(6) == b"before"
-            pair.frontend.knot("port", "forward", str(local), "backend-api", str(new))
-            assert ask(local) == b"new"
-            kept.sendall(b"after")
-            kept.shutdown(socket.SHUT_WR)
-            assert read_all(kept) == ("fin", b"after")
-
-
-def test_replacing_by_another_space_keeps_open_connections(pair: Pair) -> None:
-    """Also when no other forward leads to the old target, an open connection keeps it to its end."""
-    pair.system.space("once")
-    with serving(echo) as old, serving(answering(b"new")) as new:
-        local = free_port()
-        pair.frontend.knot("port", "forward", str(local), "once", str(old))
+        pair.frontend.knot("port", "forward", str(local), first, str(old))
         with connect(local) as kept:
             kept.sendall(b"before")
             assert kept.recv(6) == b"before"
