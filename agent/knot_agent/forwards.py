@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from knot_agent.links import ChannelRefused, Down, Link, Links
+from knot_agent.links import CONNECTING, ChannelRefused, Down, Link, Links
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.splice import Splice, Splices
 from knot_ssh.errors import Conflict, KnotError, NotFound, PortTaken, Unavailable
@@ -71,6 +71,8 @@ class Forward:
             state="listening",
             reason=self._last_error,
         )
+        if state is CONNECTING:
+            return known.model_copy(update={"state": "starting"})
         if isinstance(state, Down):
             return known.model_copy(update={"state": "failed" if state.gone else "waiting", "reason": state.reason})
         return known.model_copy(update={"mode": "direct", "address": str(state.address)})

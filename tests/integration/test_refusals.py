@@ -90,8 +90,11 @@ def test_stopped_target_needs_force(pair: Pair) -> None:
     assert port not in stored(pair)
     assert is_refused(port)
     pair.frontend.knot("port", "forward", str(port), "asleep", "3000", "--force")
-    state = next(forward["state"] for forward in pair.frontend.forwards() if forward["local_port"] == port)
-    assert state == "waiting"
+
+    def state() -> str:
+        return next(str(forward["state"]) for forward in pair.frontend.forwards() if forward["local_port"] == port)
+
+    until(lambda: state() == "waiting", what="the forward waits")
     pair.frontend.knot("port", "stop", str(port))
 
 
