@@ -38,7 +38,8 @@ KNOT_ERROR = -32000
 
 log = structlog.get_logger(__name__)
 
-Method = tuple[type[BaseModel], Callable[[Any], Awaitable[BaseModel | None]]]
+Function = Callable[[Any], Awaitable[BaseModel | None]]
+Method = tuple[type[BaseModel], Function]
 """What the parameters must be, and what is done with them."""
 
 

@@ -7,7 +7,6 @@ import contextlib
 import signal
 import socket
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -205,21 +204,6 @@ class Agent:
         return await self._control.ask("port.stop", call, ForwardStatus)
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """Joining, as something that may be tried again."""
-
-    home: Home
-    hub: Address
-    token: JoinToken
-
-    async def __call__(self) -> Membership:
-        membership = await join(self.hub, self.token, self.home.key_for(self.token.id))
-        self.home.joined(self.token.id, membership)
-        log.info("joined", space=membership.space, owner=membership.owner, zone=membership.zone)
-        return membership
-
-
 async def _membership(home: Home, hub: Address, token: JoinToken | None) -> Membership:
     """What this agent is a member of, joining first where it must."""
     if home.membership and (token is None or token.id == home.token_id):
@@ -229,8 +213,15 @@ async def _membership(home: Home, hub: Address, token: JoinToken | None) -> Memb
             f"{home.folder} has not joined a space: give the token from `knot space create` "
             "with --token, --token-file or KNOT_JOIN_TOKEN"
         )
+
+    async def attempt() -> Membership:
+        membership = await join(hub, token, home.key_for(token.id))
+        home.joined(token.id, membership)
+        log.info("joined", space=membership.space, owner=membership.owner, zone=membership.zone)
+        return membership
+
     return await until_done(
-        _Attempt(home, hub, token),
+        attempt,
         lambda reason: log.warning("hub not reachable, trying again", reason=reason),
         final=(JoinRefused, HostRefused, LooseFile),
     )

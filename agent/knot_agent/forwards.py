@@ -108,6 +108,9 @@ class Forward:
             self._last_error = f"last connection failed: {error}"
             log.warning("connection refused", port=order.local_port, target=order.target.name, reason=str(error))
             splice.abort()
+        except BaseException:
+            splice.abort()  # whatever happened, the client must not wait for ever
+            raise
 
 
 class Forwards:

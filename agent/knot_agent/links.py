@@ -106,7 +106,8 @@ class Link:
         self._nobody_waits.clear()
         try:
             async with asyncio.timeout(patience):
-                await self._up.wait()
+                while not isinstance(state := self.state, Up):  # it may be lost again before we are woken
+                    await self._up.wait()
         except TimeoutError:
             reason = self.state.reason if isinstance(self.state, Down) else "no answer"
             raise Unavailable(f"{self.target.name}: {reason}") from None
@@ -114,8 +115,6 @@ class Link:
             self._waiting -= 1
             if self._waiting == 0:
                 self._nobody_waits.set()
-        state = self.state
-        assert isinstance(state, Up)
         opening = self._tasks.start(_open(state.connection, splice, port))
         try:
             refusal = await asyncio.shield(opening)
@@ -191,17 +190,14 @@ class Link:
             except (Unavailable, HostRefused) as error:
                 problems.append(str(error))
             else:
+                self._connections.add(connection)
                 return Up(connection, address)
         raise Unavailable("; ".join(problems))
 
     async def _hold(self, connection: ClientConnection) -> None:
-        """Know a connection as ours for as long as it lives."""
-        self._connections.add(connection)
-        try:
-            await connection.wait_closed()
-        finally:
-            if connection.lost:
-                self._connections.discard(connection)
+        """Wait for the end of a connection, and forget it."""
+        await connection.wait_closed()
+        self._connections.discard(connection)
 
     def _trouble(self, reason: str) -> None:
         self.state = Down(reason)

@@ -217,23 +217,10 @@ async def connect(
                 lambda: ClientConnection(loop, options, check), address.host, address.port
             )
         await options.waiter
-    except (OSError, TimeoutError) as error:
-        await _discard(connection)
-        raise Unavailable(f"{address}: {_said(error)}") from None
-    except asyncssh.HostKeyNotVerifiable:
-        reason = connection.refusal if connection else ""
-        await _discard(connection)
-        raise HostRefused(f"{address} is not the host we want: {reason}") from None
-    except asyncssh.PermissionDenied:
-        await _discard(connection)
-        raise
-    except asyncssh.Error as error:
-        greeted = connection is not None and connection.get_extra_info("server_version")
-        await _discard(connection)
-        raise Unavailable(f"{address}: {error.reason if greeted else 'no SSH server answers there'}") from None
-    except BaseException:
-        await _discard(connection)
-        raise
+    except BaseException as error:
+        if connection:
+            await close(connection)
+        raise _translated(error, address, connection) from None
     finally:
         options.waiter.cancel()  # else asyncssh may set an error that nobody reads
     return connection
@@ -257,16 +244,19 @@ async def close(connection: SSHConnection) -> None:
     await connection.wait_closed()
 
 
-async def _discard(connection: ClientConnection | None) -> None:
-    if connection:
-        await close(connection)
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, TimeoutError) and not error.strerror:
-        return "no answer"
-    number = getattr(error, "errno", None)
-    return os.strerror(number).lower() if number and number > 0 else str(error)
+def _translated(error: BaseException, address: Address, connection: ClientConnection | None) -> BaseException:
+    """What went wrong, in our words; what is not about the connection stays as it is."""
+    if isinstance(error, asyncssh.PermissionDenied):
+        return error
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        return HostRefused(f"{address} is not the host we want: {connection.refusal if connection else ''}")
+    if isinstance(error, asyncssh.Error):
+        greeted = connection is not None and connection.get_extra_info("server_version")
+        return Unavailable(f"{address}: {error.reason if greeted else 'no SSH server answers there'}")
+    if isinstance(error, OSError):  # TimeoutError among them
+        text = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+        return Unavailable(f"{address}: {text or 'no answer'}")
+    return error
 
 
 def _decoded(key_data: bytes) -> Shown | None:

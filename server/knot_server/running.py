@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from knot_keys.authority import USER_CA_FILE, Authority
+from knot_keys.authority import HOST_CA_FILE, USER_CA_FILE, Authority
 from knot_keys.keyfiles import create_key
 from knot_server.http.app import make_app
 from knot_server.services import HUB_KEY_FILE, Services
@@ -28,6 +28,8 @@ from knot_ssh.names import Owner
 
 log = structlog.get_logger(__name__)
 
+FILES = (USER_CA_FILE, HOST_CA_FILE, HUB_KEY_FILE, STORE_FILE)
+"""What makes a data folder a server's."""
 SHUTDOWN_SECONDS = 5
 """How long requests in progress may take after SIGTERM."""
 
@@ -45,11 +47,21 @@ class RunSettings:
 
 
 async def initialise(folder: Path, admin: Owner) -> str:
-    """Make CAs, hub key, store and the first administrator; gives their API token. Raises KnotError, having made nothing
-    over what was there."""
-    if (folder / STORE_FILE).exists():
+    """Make CAs, hub key, store and the first administrator; gives their API token.
+
+    Raises KnotError where any of these is there already. What cannot be made whole is taken away again.
+    """
+    if any((folder / name).exists() for name in FILES):
         raise KnotError(f"{folder} holds a server's data already; start it with `knot server run --data {folder}`")
     make_private_folder(folder)
+    try:
+        return await _initialised(folder, admin)
+    except BaseException:
+        _take_away(folder)
+        raise
+
+
+async def _initialised(folder: Path, admin: Owner) -> str:
     Authority.create(folder)
     create_key(folder / HUB_KEY_FILE, "knot hub")
     database = await Database.create(folder)
@@ -61,9 +73,16 @@ async def initialise(folder: Path, admin: Owner) -> str:
     return user.token
 
 
+def _take_away(folder: Path) -> None:
+    """Remove what a failed start has made, also `.pub`, `-wal` and the like beside the files."""
+    for made in folder.iterdir():
+        if made.name.startswith(FILES) and made.is_file():
+            made.unlink()
+
+
 async def run(settings: RunSettings) -> None:
     """Serve hub and HTTP API until SIGTERM or SIGINT."""
-    if not (settings.data / STORE_FILE).exists() and not (settings.data / USER_CA_FILE).exists():
+    if not any((settings.data / name).exists() for name in FILES):
         raise KnotError(f"there is no server in {settings.data}; make one with `knot server init --data {settings.data}`")
     lock = lock_folder(settings.data, "server")
     try:

@@ -250,6 +250,16 @@ def test_server_is_not_made_twice(pair: Pair) -> None:
     assert (pair.system.folder / "server" / "user_ca").read_bytes() == ca
 
 
+def test_server_is_made_whole_or_not_at_all(tmp_path: Path, pair: Pair) -> None:
+    """When `server init` fails half way nothing of it stays, and it can be tried again."""
+    data = tmp_path / "server"
+    (data / "hub_key.pub").mkdir(parents=True)
+    pair.system.knot("server", "init", "--data", str(data), code=1)
+    assert [path.name for path in data.iterdir()] == ["hub_key.pub"]
+    (data / "hub_key.pub").rmdir()
+    assert pair.system.knot("server", "init", "--data", str(data)).startswith("knot_")
+
+
 def test_loose_ca_key_stops_the_server(tmp_path: Path, pair: Pair) -> None:
     """A CA key that others can read is refused, with the command that mends it."""
     data = tmp_path / "server"

@@ -217,3 +217,16 @@ def test_forward_to_a_service_with_an_ssh_client_in_between(alice: Ssh) -> None:
     """A refused port behind the endpoint is told as such, not as a prohibition."""
     result = alice.run("-W", f"127.0.0.1:{free_port()}", alice.host)
     assert b"connection refused" in result.stderr
+
+
+def test_six_tries_to_log_in(alice: Ssh, tmp_path: Path) -> None:
+    """A client that offers key after key is told to go after the sixth."""
+    keys = [str(tmp_path / f"try-{number}") for number in range(8)]
+    for key in keys:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    place = alice.options.index("-i")
+    alice.options[place : place + 4] = [word for key in keys for word in ("-i", key)]
+    result = alice.run("-v", "-W", "127.0.0.1:1", alice.host)
+    assert result.returncode == 255
+    assert b"Too many attempts to log in" in result.stderr
+    assert result.stderr.count(b"Offering public key") == 7

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import asyncssh
 import structlog
+from pydantic import BaseModel
 
 from knot_keys.connections import ServerConnection
 from knot_server.actor import Actor
@@ -16,10 +19,9 @@ from knot_server.store.database import Database
 from knot_server.store.schema import Space
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
-from knot_server.usecases.lookup import enrolled_space
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import Conflict, KeyRefused, Unavailable
-from knot_ssh.rpc import Method, Peer
+from knot_ssh.rpc import Function, Method, Peer
 from knot_ssh.wire import (
     CertificateRequest,
     Certificates,
@@ -37,27 +39,20 @@ from knot_ssh.wire import (
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class Control:
     """Serves the control links of all agents."""
 
-    def __init__(
-        self,
-        database: Database,
-        roster: Roster,
-        enrolment: Enrolment,
-        forwarding: Forwarding,
-        revocations: Revocations,
-    ) -> None:
-        self._database = database
-        self._roster = roster
-        self._enrolment = enrolment
-        self._forwarding = forwarding
-        self._revocations = revocations
+    database: Database
+    roster: Roster
+    enrolment: Enrolment
+    forwarding: Forwarding
+    revocations: Revocations
 
     async def serve_member(self, member: Member, line: ServerConnection, reader: Reader, writer: Writer) -> None:
-        """Talk to one agent until it goes; while it has said hello its space is running."""
-        async with self._database.reading() as session:
-            space = await enrolled_space(session, member.space_id)
+        """Talk to one agent until it goes; from its hello on its space is running."""
+        async with self.database.reading() as session:
+            space = await session.get(Space, str(member.space_id))
         if space is None:
             return
         conversation = _Conversation(self, member.key, space)
@@ -67,45 +62,14 @@ class Control:
         try:
             await peer.run()
         finally:
-            self._roster.leave(agent)
+            self.roster.leave(agent)
             log.info("agent left", space=space.name, owner=space.owner)
             with contextlib.suppress(Unavailable):
-                await self._seen(space)
+                await self.seen(space)
 
-    async def hello(self, agent: Present, key: asyncssh.SSHKey, space: Space, hello: Hello) -> Welcome:
-        """Enter the agent in the roster and tell it all that may have changed."""
-        if await self._enrolment.enrolled_key(agent.space_id) != key:
-            raise KeyRefused
-        agent.addresses = hello.addresses
-        async with self._roster.lock(agent.space_id):
-            before = self._roster.arrive(agent)
-            forwards = await self._forwarding.stored(agent.space_id)
-        if self._revocations.current.has_key(key):  # revoked while we looked
-            raise KeyRefused
-        if before is not None and before is not agent:
-            log.warning("agent superseded", space=space.name, owner=space.owner)
-            await self._roster.supersede(before)
-        log.info("agent arrived", space=space.name, owner=space.owner, zone=space.zone, version=hello.version)
-        await self._seen(space)
-        actor = _actor(space)
-        await self._roster.tell("target.changed", await self._forwarding.target(actor, agent.space_id), agent.principal)
-        return Welcome(
-            membership=self._enrolment.membership(space),
-            forwards=forwards,
-            revoked=self._revocations.message(),
-        )
-
-    async def certify(self, key: asyncssh.SSHKey, space: Space, request: CertificateRequest) -> Certificates:
-        """New certificates for an agent."""
-        log.info("certificates issued", space=space.name, owner=space.owner)
-        return await self._enrolment.certify_agent(space.space_id, key, request)
-
-    @property
-    def forwarding(self) -> Forwarding:
-        return self._forwarding
-
-    async def _seen(self, space: Space) -> None:
-        async with self._database.writing() as session:
+    async def seen(self, space: Space) -> None:
+        """Record that the space's agent was here just now."""
+        async with self.database.writing() as session:
             row = await session.get(Space, space.id)
             if row is not None:
                 row.last_seen = int(time.time())
@@ -120,49 +84,63 @@ class _Conversation:
         self._control = control
         self._key = key
         self._space = space
-        self._actor = _actor(space)
+        self._actor = Actor(space.principal.owner, zone=space.principal.zone, space=space.space_id)
         self._welcomed = False
 
     def methods(self) -> dict[str, Method]:
-        return {
-            "agent.hello": (Hello, self.hello),
+        """Nothing but hello is answered before hello: only then the hub knows this agent, and can cut it off."""
+        later: dict[str, Method] = {
             "agent.certify": (CertificateRequest, self.certify),
             "target.locate": (TargetQuestion, self.locate),
             "port.forward": (ForwardCall, self.forward),
             "port.list": (OnSpace, self.list),
             "port.stop": (StopCall, self.stop),
         }
+        guarded = {name: (model, self._after_hello(function)) for name, (model, function) in later.items()}
+        return {"agent.hello": (Hello, self.hello), **guarded}
 
     async def hello(self, hello: Hello) -> Welcome:
-        welcome = await self._control.hello(self.agent, self._key, self._space, hello)
+        """Enter the agent in the roster and tell it all that may have changed."""
+        control, agent, space = self._control, self.agent, self._space
+        if await control.enrolment.enrolled_key(agent.space_id) != self._key:
+            raise KeyRefused
+        agent.addresses = hello.addresses
+        async with control.roster.lock(agent.space_id):
+            before = control.roster.arrive(agent)
+            forwards = await control.forwarding.stored(agent.space_id)
+        if control.revocations.current.has_key(self._key):  # revoked while we looked
+            raise KeyRefused
+        if before is not None and before is not agent:
+            log.warning("agent superseded", space=space.name, owner=space.owner)
+            await control.roster.supersede(before)
+        log.info("agent arrived", space=space.name, owner=space.owner, zone=space.zone, version=hello.version)
+        await control.seen(space)
+        target = await control.forwarding.target(self._actor, agent.space_id)
+        await control.roster.tell("target.changed", target, agent.principal)
         self._welcomed = True
-        return welcome
+        return Welcome(membership=control.enrolment.membership(space), forwards=forwards, revoked=control.revocations.message())
 
     async def certify(self, request: CertificateRequest) -> Certificates:
-        self._after_hello()
-        return await self._control.certify(self._key, self._space, request)
+        certificates = await self._control.enrolment.certify_agent(self._space.space_id, self._key, request)
+        log.info("certificates issued", space=self._space.name, owner=self._space.owner)
+        return certificates
 
     async def locate(self, question: TargetQuestion) -> Target:
-        self._after_hello()
         return await self._control.forwarding.target(self._actor, question.id)
 
     async def forward(self, call: ForwardCall) -> ForwardStatus:
-        self._after_hello()
         return await self._control.forwarding.forward(self._actor, call.source, call.forward)
 
     async def list(self, call: OnSpace) -> ForwardList:
-        self._after_hello()
         return await self._control.forwarding.listing(self._actor, call.source)
 
     async def stop(self, call: StopCall) -> ForwardStatus:
-        self._after_hello()
         return await self._control.forwarding.stop(self._actor, call.source, call.local_port)
 
-    def _after_hello(self) -> None:
-        """Nothing is answered before hello: only then the hub knows this agent, and can cut it off."""
-        if not self._welcomed:
-            raise Conflict("say hello first")
+    def _after_hello(self, function: Function) -> Function:
+        async def guarded(request: Any) -> BaseModel | None:
+            if not self._welcomed:
+                raise Conflict("say hello first")
+            return await function(request)
 
-
-def _actor(space: Space) -> Actor:
-    return Actor(space.principal.owner, zone=space.principal.zone, space=space.space_id)
+        return guarded

@@ -36,10 +36,5 @@ async def visible_space(session: AsyncSession, actor: Actor, reference: str) -> 
     return space
 
 
-async def enrolled_space(session: AsyncSession, space_id: SpaceId) -> Space | None:
-    """A space by its id, for the hub."""
-    return await session.get(Space, str(space_id))
-
-
 def _missing(reference: str) -> NotFound:
     return NotFound(f"there is no space {reference!r} of yours; `knot space list` shows what there is")
