@@ -23,6 +23,7 @@ from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
 from knot_keys.connections import HostRefused
 from knot_keys.jointoken import JoinToken
 from knot_ssh.addresses import Address
+from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import BadInput, JoinRefused, LooseFile, PortTaken
 from knot_ssh.listening import bound_address, listen_on
 from knot_ssh.local import SOCKET_FILE
@@ -56,7 +57,7 @@ DRAIN_SECONDS = 5
 """How long open connections may go on after SIGTERM."""
 
 
-async def run_agent(home: Home, hub: Address, token: JoinToken | None, settings: AgentSettings) -> None:
+async def run_agent(plane: DataPlane, home: Home, hub: Address, token: JoinToken | None, settings: AgentSettings) -> None:
     """Join if need be, then serve until SIGTERM or SIGINT.
 
     Raises JoinRefused or KeyRefused when the hub does not want us, BadInput without a token where one is needed.
@@ -68,9 +69,9 @@ async def run_agent(home: Home, hub: Address, token: JoinToken | None, settings:
     sock = _listen(settings)
     log.info("agent starting", hub=str(hub), folder=str(home.folder))
     try:
-        membership = await _or_stopped(stop, _membership(home, hub, token))
+        membership = await _or_stopped(stop, _membership(plane, home, hub, token))
         if membership is not None:
-            await Agent(home, hub, membership, settings, sock).run(stop)
+            await Agent(plane, home, hub, membership, settings, sock).run(stop)
     finally:
         if sock:
             sock.close()
@@ -80,15 +81,21 @@ class Agent:
     """One space's agent, once it has joined."""
 
     def __init__(
-        self, home: Home, hub: Address, membership: Membership, settings: AgentSettings, sock: socket.socket | None
+        self,
+        plane: DataPlane,
+        home: Home,
+        hub: Address,
+        membership: Membership,
+        settings: AgentSettings,
+        sock: socket.socket | None,
     ) -> None:
         self._settings = settings
         self._sock = sock
         self._credentials = Credentials(membership, home.identity(), home.host())
-        self._links = Links(self._credentials, self._locate)
-        self._forwards = Forwards(self._links, settings.connect_timeout)
-        self._endpoint = Endpoint(self._credentials, settings.allow)
-        self._control = ControlLink(hub, home, self._credentials, self._for_hub(), self._addresses, self._welcomed)
+        self._links = Links(plane, self._credentials, self._locate)
+        self._forwards = Forwards(plane, self._links, settings.connect_timeout)
+        self._endpoint = Endpoint(plane, self._credentials, settings.allow)
+        self._control = ControlLink(plane, hub, home, self._credentials, self._for_hub(), self._addresses, self._welcomed)
         guests = Guests(settings.socket_users, settings.socket_group)
         self._local = LocalSocket(home.folder, guests, self._for_command_line())
         self._tasks = Tasks()
@@ -204,7 +211,7 @@ class Agent:
         return await self._control.ask("port.stop", call, ForwardStatus)
 
 
-async def _membership(home: Home, hub: Address, token: JoinToken | None) -> Membership:
+async def _membership(plane: DataPlane, home: Home, hub: Address, token: JoinToken | None) -> Membership:
     """What this agent is a member of, joining first where it must."""
     if home.membership and (token is None or token.id == home.token_id):
         return home.membership
@@ -215,7 +222,7 @@ async def _membership(home: Home, hub: Address, token: JoinToken | None) -> Memb
         )
 
     async def attempt() -> Membership:
-        membership = await join(hub, token, home.key_for(token.id))
+        membership = await join(plane, hub, token, home.key_for(token.id))
         home.joined(token.id, membership)
         log.info("joined", space=membership.space, owner=membership.owner, zone=membership.zone)
         return membership

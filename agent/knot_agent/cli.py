@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import pwd
@@ -42,6 +41,7 @@ def run(
     from knot_agent.settings import AgentSettings
     from knot_keys.jointoken import JoinToken
     from knot_ssh.cli.places import agent_folder
+    from knot_ssh.dataplane import plane
     from knot_ssh.logs import configure_logs
     from knot_ssh.yamlfile import load_yaml
 
@@ -55,7 +55,14 @@ def run(
     configure_logs()
     _name_the_user()
     with contextlib.closing(Home(data or agent_folder())) as home:
-        asyncio.run(run_agent(home, Address.parse(settings.server), joining, settings))
+        hub = Address.parse(settings.server)
+        plane.run(
+            lambda plane: run_agent(plane, home, hub, joining, settings),
+            kind=settings.data_plane,
+            limits=settings.limits,
+            polling=settings.polling / 1e6,
+            ssh_options=settings.ssh_options,
+        )
 
 
 def _token_text(token: str | None, token_file: Path | None) -> str | None:

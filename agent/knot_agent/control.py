@@ -20,6 +20,7 @@ from knot_keys.possession import for_host_key, prove
 from knot_keys.revocation import RevocationList
 from knot_ssh import __version__
 from knot_ssh.addresses import Address
+from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KeyRefused, KnotError, Unavailable
 from knot_ssh.names import Principal, qualified_name
 from knot_ssh.retrying import backoff, until_done
@@ -45,6 +46,7 @@ class ControlLink:
 
     def __init__(
         self,
+        plane: DataPlane,
         hub: Address,
         home: Home,
         credentials: Credentials,
@@ -52,6 +54,7 @@ class ControlLink:
         advertise: Advertise,
         on_welcome: Callable[[Welcome], Any],
     ) -> None:
+        self._plane = plane
         self._hub = hub
         self._home = home
         self._credentials = credentials
@@ -101,6 +104,7 @@ class ControlLink:
         host_ca = self._credentials.host_ca
         try:
             return await connect(
+                self._plane,
                 self._hub,
                 str(self._credentials.membership.space_id),
                 lambda shown: check_hub(shown, [host_ca]),

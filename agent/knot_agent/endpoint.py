@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Collection
@@ -17,57 +16,68 @@ from knot_agent.admission import destinations, refuse_client
 from knot_agent.credentials import Credentials
 from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown, close, server_options
-from knot_ssh.dataplane.splice import Splice, Splices
+from knot_ssh.dataplane.channel import Channel
+from knot_ssh.dataplane.channels import Channels
+from knot_ssh.dataplane.counters import Tally
+from knot_ssh.dataplane.dialling import Dial
+from knot_ssh.dataplane.plane import Closeable, DataPlane
 from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
-DIAL_TIMEOUT = 10
-"""Seconds for a service on loopback to accept."""
-
 
 @dataclass(slots=True)
 class Rules:
-    """What all connections of one endpoint share."""
+    """What all connections of one endpoint share. Owns the channels that others have opened to us."""
 
+    plane: DataPlane
     credentials: Credentials
     allow: Collection[str]
     connected: set[EndpointDoorkeeper] = field(default_factory=set)
-    splices: Splices = field(default_factory=Splices)
+    channels: Channels = field(default_factory=Channels)
+    tally: Tally = field(default_factory=Tally)
+
+    def channel_opened(self, channel: Channel) -> None:
+        """The service has accepted."""
+
+    def channel_refused(self, channel: Channel, reason: str) -> None:
+        self.tally.refuse(reason)
+
+    def channel_gone(self, channel: Channel) -> None:
+        self.channels.remove(channel)
 
 
 class Endpoint:
     """Listens on a socket that is bound already."""
 
-    def __init__(self, credentials: Credentials, allow: Collection[str]) -> None:
-        self._rules = Rules(credentials, allow)
+    def __init__(self, plane: DataPlane, credentials: Credentials, allow: Collection[str]) -> None:
+        self._rules = Rules(plane, credentials, allow)
         self._options: Any = None
-        self._server: asyncio.Server | None = None
+        self._listener: Closeable | None = None
         self._tasks = Tasks()
 
     async def serve(self, sock: socket.socket) -> None:
         """Start accepting. Host certificate and revocations are followed from then on."""
-        loop = asyncio.get_running_loop()
-        credentials = self._rules.credentials
-        options = await server_options(lambda: EndpointDoorkeeper(self._rules), credentials.host)
+        plane, credentials = self._rules.plane, self._rules.credentials
+        options = await server_options(plane, lambda: EndpointDoorkeeper(self._rules), credentials.host)
         self._options = options
-        self._server = await loop.create_server(lambda: ServerConnection(loop, options), sock=sock)
+        self._listener = await plane.serve(sock, lambda: ServerConnection(plane, options))
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
 
     def stop_accepting(self) -> None:
-        if self._server:
-            self._server.close()
+        if self._listener:
+            self._listener.close()
 
     async def wait_idle(self) -> None:
         """Wait until every forwarded connection has ended, and its last byte is with the kernel."""
-        await self._rules.splices.wait_idle()
+        await self._rules.channels.wait_idle()
 
     async def close(self) -> None:
         """Stop accepting and end every connection."""
         self.stop_accepting()
         await asyncio.gather(*(close(keeper.connection) for keeper in list(self._rules.connected)))
-        self._rules.splices.abort()
+        self._rules.channels.abort()
         await self._tasks.cancel()
 
     def _show_new_certificate(self) -> None:
@@ -107,13 +117,15 @@ class EndpointDoorkeeper(Doorkeeper):
         raise _prohibited("this endpoint forwards ports and has no shell, commands or files")
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
-        """Judge a direct-tcpip channel; gives the coroutine that dials."""
+        """Judge a direct-tcpip channel; gives the channel, and what connects it."""
         addresses = destinations(dest_host, dest_port, self._rules.allow)
         refusal = self._refusal() or (None if addresses else "address not allowed")
         if refusal:
             log.warning("channel refused", reason=refusal, host=dest_host[:255], port=dest_port)
             raise _prohibited("not allowed here")
-        return self._dialled(addresses, dest_port)
+        channel = Channel(self._rules)
+        self._rules.channels.add(channel)
+        return channel, Dial(self.connection, addresses, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         return False
@@ -153,33 +165,8 @@ class EndpointDoorkeeper(Doorkeeper):
             return None
         return client
 
-    async def _dialled(self, addresses: list[str], port: int) -> asyncssh.SSHTCPSession[bytes]:
-        """Connect to the first address that accepts; the channel opens only then."""
-        reason = ""
-        for address in addresses:
-            splice = Splice()
-            try:
-                await _dial(splice, address, port)
-            except TimeoutError:
-                reason = reason or "no answer"
-            except OSError as error:
-                reason = reason or (os.strerror(error.errno).lower() if error.errno else "connection failed")
-            else:
-                if self.connection.lost:  # nobody would tell the splice
-                    splice.abort()
-                    break
-                self._rules.splices.add(splice)
-                self.connection.splices.add(splice)
-                return splice.channel_side
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, f"port {port}: {reason}")
-
     def _peer(self) -> str:
         return str((self.connection.get_extra_info("peername") or ("unknown",))[0])
-
-
-async def _dial(splice: Splice, address: str, port: int) -> None:
-    async with asyncio.timeout(DIAL_TIMEOUT):
-        await asyncio.get_running_loop().create_connection(lambda: splice.socket_side, address, port)
 
 
 def _prohibited(reason: str) -> asyncssh.ChannelOpenError:

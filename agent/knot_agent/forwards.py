@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import socket
 from collections.abc import Sequence
 
 import structlog
 
-from knot_agent.links import CONNECTING, ChannelRefused, Down, Link, Links
+from knot_agent.links import CONNECTING, Down, Link, Links
 from knot_ssh.addresses import Address
-from knot_ssh.dataplane.splice import Splice, Splices
+from knot_ssh.dataplane.channel import Channel
+from knot_ssh.dataplane.channels import Channels
+from knot_ssh.dataplane.counters import Tally
+from knot_ssh.dataplane.listening import Listener, born_to_reset
+from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import Conflict, KnotError, NotFound, PortTaken, Unavailable
 from knot_ssh.listening import bind
 from knot_ssh.names import Port
@@ -30,16 +35,18 @@ BIND_HOST = "127.0.0.1"
 class Forward:
     """One local port."""
 
-    def __init__(self, order: ForwardOrder, link: Link, patience: float) -> None:
+    def __init__(self, plane: DataPlane, order: ForwardOrder, link: Link, patience: float) -> None:
+        self.plane = plane
+        self.tally = Tally()
         self.order = order
         self._link = link
         self._patience = patience
-        self._server: asyncio.Server | None = None
-        self._splices = Splices()
+        self._listener: Listener | None = None
+        self._channels = Channels()
         self._tasks = Tasks()
         self._last_error: str | None = None
 
-    async def listen(self) -> None:
+    def listen(self) -> None:
         """Bind the port and start accepting; raises PortTaken or Conflict."""
         port = self.order.local_port
         try:
@@ -48,8 +55,7 @@ class Forward:
             if error.errno == errno.EADDRINUSE:
                 raise PortTaken(f"port {port} is taken by another process on this space") from None
             raise Conflict(f"port {port} cannot be bound on this space: {error.strerror}") from None
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accepted, sock=sock)
+        self._listener = self.plane.listen(born_to_reset(sock), self._accepted)
 
     def retarget(self, order: ForwardOrder, link: Link) -> Link:
         """Send new connections elsewhere; gives the link that is not needed for new ones any more."""
@@ -78,45 +84,57 @@ class Forward:
         return known.model_copy(update={"mode": "direct", "address": str(state.address)})
 
     def stop_accepting(self) -> None:
-        if self._server:
-            self._server.close()
+        if self._listener:
+            self._listener.close()
 
     async def wait_idle(self) -> None:
         """Wait until no connection is open."""
-        await self._splices.wait_idle()
+        await self._channels.wait_idle()
 
     async def close(self) -> Link:
         """Free the port and reset its connections; gives back the link."""
         self.stop_accepting()
-        self._splices.abort()
+        self._channels.abort()
         await self._tasks.cancel()
         return self._link
 
-    def _accepted(self) -> asyncio.Protocol:
-        return Splice(on_open=self._carry).socket_side
+    # What becomes of a connection
 
-    def _carry(self, splice: Splice) -> None:
-        self._splices.add(splice)
-        self._tasks.start(self._open(splice))
+    def channel_opened(self, channel: Channel) -> None:
+        self._last_error = None
 
-    async def _open(self, splice: Splice) -> None:
-        link, order = self._link, self.order
+    def channel_refused(self, channel: Channel, reason: str) -> None:
+        self.tally.refuse(reason)
+        self._last_error = f"last connection failed: {reason}"
+        log.warning("connection refused", port=self.order.local_port, target=self.order.target.name, reason=reason)
+
+    def channel_gone(self, channel: Channel) -> None:
+        self._channels.remove(channel)
+
+    def _accepted(self, sock: socket.socket) -> None:
+        """Carry a new connection at once, or have it wait for the link."""
+        channel = Channel(self, sock)
+        self._channels.add(channel)
+        link, port = self._link, self.order.remote_port
+        if not link.carry(channel, port):
+            self._tasks.start(self._carry_later(channel, link, port))
+
+    async def _carry_later(self, channel: Channel, link: Link, port: Port) -> None:
         try:
-            await link.open_channel(splice, order.remote_port, self._patience)
-            self._last_error = None
-        except (ChannelRefused, Unavailable) as error:
-            self._last_error = f"last connection failed: {error}"
-            log.warning("connection refused", port=order.local_port, target=order.target.name, reason=str(error))
-            splice.abort()
-        except BaseException:
-            splice.abort()  # whatever happened, the client must not wait for ever
-            raise
+            await link.wait_up(self._patience)
+        except Unavailable as error:
+            self.channel_refused(channel, str(error))
+            channel.abort()
+        else:
+            if not channel.is_gone:
+                link.carry(channel, port)
 
 
 class Forwards:
     """The forwards of one agent by local port."""
 
-    def __init__(self, links: Links, patience: float) -> None:
+    def __init__(self, plane: DataPlane, links: Links, patience: float) -> None:
+        self._plane = plane
         self._links = links
         self._patience = patience
         self._forwards: dict[Port, Forward] = {}
@@ -134,9 +152,9 @@ class Forwards:
                 replaced = standing.order
                 self._links.release(standing.retarget(order, link))
                 return ForwardStarted(status=standing.status(), replaced=replaced)
-            forward = Forward(order, link, self._patience)
+            forward = Forward(self._plane, order, link, self._patience)
             try:
-                await forward.listen()
+                forward.listen()
             except KnotError:
                 self._links.release(link)
                 raise

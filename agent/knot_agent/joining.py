@@ -12,16 +12,17 @@ from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import public_line
 from knot_keys.possession import for_joining, prove
 from knot_ssh.addresses import Address
+from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import JoinRefused
 from knot_ssh.rpc import Peer
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import JOIN_LOGIN, JOIN_SUBSYSTEM, JoinChallenge, JoinRequest, Membership, Nothing
 
 
-async def join(hub: Address, token: JoinToken, key: asyncssh.SSHKey) -> Membership:
+async def join(plane: DataPlane, hub: Address, token: JoinToken, key: asyncssh.SSHKey) -> Membership:
     """Enrol the key. Raises JoinRefused (the token is no good), HostRefused (not the token's hub) or Unavailable."""
     try:
-        connection = await connect(hub, JOIN_LOGIN, lambda shown: check_hub(shown, [token.host_ca]), password=str(token))
+        connection = await connect(plane, hub, JOIN_LOGIN, lambda shown: check_hub(shown, [token.host_ca]), password=str(token))
     except asyncssh.PermissionDenied:
         raise JoinRefused("the hub does not know that join token; make a new one with `knot space token NAME`") from None
     tasks = Tasks()

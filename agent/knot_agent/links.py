@@ -20,8 +20,10 @@ from knot_agent.credentials import Credentials
 from knot_keys.certificates import check_host
 from knot_keys.connections import ClientConnection, HostRefused, close, connect
 from knot_ssh.addresses import Address
-from knot_ssh.dataplane.splice import Splice
-from knot_ssh.errors import KnotError, NotFound, Unavailable
+from knot_ssh.dataplane.channel import Channel
+from knot_ssh.dataplane.counters import Tally
+from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.errors import NotFound, Unavailable
 from knot_ssh.names import Port, Principal, SpaceId, qualified_name
 from knot_ssh.retrying import until_done
 from knot_ssh.tasks import Tasks
@@ -34,12 +36,6 @@ ENDPOINT_LOGIN = "knot"
 
 Locate = Callable[[SpaceId], Awaitable[Target]]
 """Asks the hub where a target is; raises NotFound when it is gone, Unavailable when the hub is away."""
-
-
-class ChannelRefused(KnotError):
-    """The target would not open a channel."""
-
-    code = "channel_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +60,11 @@ CONNECTING = Down("connecting")
 class Link:
     """One target. `state` is Up or Down."""
 
-    def __init__(self, target: Target, credentials: Credentials, locate: Locate) -> None:
+    def __init__(self, plane: DataPlane, target: Target, credentials: Credentials, locate: Locate) -> None:
         self.target = target
         self.state: Up | Down = CONNECTING
+        self.tally = Tally()
+        self._plane = plane
         self._credentials = credentials
         self._locate = locate
         self._connections: set[ClientConnection] = set()
@@ -95,18 +93,23 @@ class Link:
             if certificate and self._credentials.revoked.covers_certificate(certificate):
                 connection.abort()
 
-    async def open_channel(self, splice: Splice, port: Port, patience: float) -> None:
-        """Join a splice to a channel to this port of the target, waiting up to `patience` seconds for the link.
+    def carry(self, channel: Channel, port: Port) -> bool:
+        """Ask the target for a channel to this port, if the link is up; gives whether it is."""
+        state = self.state
+        if isinstance(state, Up):
+            channel.ask(state.connection, LOCALHOST, int(port))
+            return True
+        return False
 
-        Raises Unavailable when the target is not reached, ChannelRefused when it refuses.
-        """
+    async def wait_up(self, patience: float) -> None:
+        """Wait up to so many seconds for a connection; raises Unavailable. Whoever waits is served before the link ends."""
         if isinstance(self.state, Down) and self.state.gone:
             raise Unavailable(f"{self.target.name}: {self.state.reason}")
         self._waiting += 1
         self._nobody_waits.clear()
         try:
             async with asyncio.timeout(patience):
-                while not isinstance(state := self.state, Up):  # it may be lost again before we are woken
+                while not isinstance(self.state, Up):  # it may be lost again before we are woken
                     await self._up.wait()
         except TimeoutError:
             reason = self.state.reason if isinstance(self.state, Down) else "no answer"
@@ -115,20 +118,12 @@ class Link:
             self._waiting -= 1
             if self._waiting == 0:
                 self._nobody_waits.set()
-        opening = self._tasks.start(_open(state.connection, splice, port))
-        try:
-            refusal = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(lambda _: splice.abort())  # a channel that opens now has no owner any more
-            raise
-        if refusal:
-            raise refusal
 
     async def finish(self) -> None:
         """Serve whoever waits already, dial no more, let every open channel end, then close."""
         await self._nobody_waits.wait()
         self._keeper.cancel()
-        await asyncio.gather(*(connection.splices.wait_idle() for connection in self._connections))
+        await asyncio.gather(*(connection.wait_idle() for connection in self._connections))
         await self.close()
 
     async def close(self) -> None:
@@ -180,6 +175,7 @@ class Link:
         for address in map(Address.parse, target.addresses):
             try:
                 connection = await connect(
+                    self._plane,
                     address,
                     ENDPOINT_LOGIN,
                     lambda shown: check_host(shown, [credentials.host_ca], names, credentials.revoked),
@@ -190,6 +186,7 @@ class Link:
             except (Unavailable, HostRefused) as error:
                 problems.append(str(error))
             else:
+                connection.tally = self.tally
                 self._connections.add(connection)
                 return Up(connection, address)
         raise Unavailable("; ".join(problems))
@@ -207,7 +204,8 @@ class Link:
 class Links:
     """The links of one agent by target. A link lives as long as somebody holds it, or a channel of it is open."""
 
-    def __init__(self, credentials: Credentials, locate: Locate) -> None:
+    def __init__(self, plane: DataPlane, credentials: Credentials, locate: Locate) -> None:
+        self._plane = plane
         self._credentials = credentials
         self._locate = locate
         self._links: dict[SpaceId, Link] = {}
@@ -221,7 +219,7 @@ class Links:
         """The link to this target; `release` it when done."""
         link = self._links.get(target.id)
         if link is None:
-            link = self._links[target.id] = Link(target, self._credentials, self._locate)
+            link = self._links[target.id] = Link(self._plane, target, self._credentials, self._locate)
             self._holders[target.id] = 0
         elif target.running:
             link.update(target)
@@ -269,25 +267,7 @@ class Links:
             link.cut_revoked()
 
 
-async def _open(connection: ClientConnection, splice: Splice, port: Port) -> KnotError | None:
-    """Open a direct-tcpip channel (RFC 4254 section 7.2); gives what went wrong.
-
-    The splice counts as the connection's from the start, so that a connection to be retired waits for it.
-    """
-    host, origin_port = splice.socket_side.peer
-    connection.splices.add(splice)
-    try:
-        await connection.create_connection(lambda: splice.channel_side, LOCALHOST, int(port), host, origin_port)
-    except asyncssh.ChannelOpenError as error:
-        connection.splices.remove(splice)
-        return Unavailable("the link was lost") if connection.lost else ChannelRefused(error.reason)
-    except (asyncssh.Error, OSError, AssertionError) as error:  # asyncssh asserts where a connection has just gone
-        connection.splices.remove(splice)
-        return Unavailable(f"the link was lost: {error}")
-    return None
-
-
 async def _retire(connection: ClientConnection) -> None:
     """Let a connection that was replaced end with its last channel."""
-    await connection.splices.wait_idle()
+    await connection.wait_idle()
     await close(connection)

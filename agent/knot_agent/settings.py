@@ -5,12 +5,16 @@ from __future__ import annotations
 import grp
 import ipaddress
 import pwd
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from knot_ssh.dataplane.limits import Limits
 from knot_ssh.wire import HostPort
 
+Cipher = Literal[
+    "aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr", "aes128-ctr"
+]
 DEFAULT_LISTEN = "0.0.0.0:2022"
 DEFAULT_ALLOW = ["127.0.0.1", "::1"]
 
@@ -61,9 +65,53 @@ class AgentSettings(BaseModel):
     connect_timeout: float = Field(
         default=10, ge=0.1, le=300, description="Seconds that a connection waits for a target that is away."
     )
+    data_plane: Literal["fast", "stock"] = Field(
+        default="fast",
+        description="`fast` moves bytes by our own path, on Linux; `stock` by asyncssh's, which is slower and runs anywhere.",
+    )
+    ciphers: list[Cipher] = Field(
+        default=list(get_args(Cipher)),
+        min_length=1,
+        description="Ciphers for connections with the hub and other agents, the preferred one first.",
+    )
+    rekey_bytes: int = Field(
+        default=1024**3, ge=1024**2, le=64 * 1024**3, description="Bytes sent on a connection until keys are exchanged anew."
+    )
+    polling: int = Field(
+        default=100,
+        ge=0,
+        le=10_000,
+        description="Microseconds for which the agent keeps asking for more before it sleeps; 0 saves processor time and "
+        "lengthens round trips.",
+    )
+    max_channels: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Connections that one link may carry at a time, each way."
+    )
+    max_in_flight: int = Field(
+        default=64 * 1024**2,
+        ge=1024**2,
+        le=16 * 1024**3,
+        description="Bytes that all peers together may have the agent hold for readers that are slow.",
+    )
+    max_small_packets: int = Field(
+        default=100_000,
+        ge=100,
+        le=10_000_000,
+        description="Nearly empty packets a second that one connection may send; one that sends more is read more slowly.",
+    )
     socket_users: list[Annotated[str, AfterValidator(_user)]] = Field(
         default=[], description="Users who may use the agent's socket besides the agent's own."
     )
     socket_group: Annotated[str, AfterValidator(_group)] | None = Field(
         default=None, description="A group whose members may use the agent's socket."
     )
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the data path."""
+        return Limits(in_flight=self.max_in_flight, channels=self.max_channels, small_packets=self.max_small_packets)
+
+    @property
+    def ssh_options(self) -> dict[str, Any]:
+        """What SSH connections are made with."""
+        return {"encryption_algs": list(self.ciphers), "rekey_bytes": self.rekey_bytes}

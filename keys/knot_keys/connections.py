@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncssh
-from asyncssh.connection import SSHClientConnectionOptions, SSHConnection, SSHServerConnectionOptions
+from asyncssh.connection import SSHClientConnectionOptions, SSHServerConnectionOptions
 from asyncssh.packet import SSHPacket, String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, decode_ssh_public_key
 
 from knot_keys.certificates import CertificateRefused
 from knot_ssh.addresses import Address
-from knot_ssh.dataplane.connection import SplicedConnection
+from knot_ssh.dataplane.connection import CarryingConnection
+from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KnotError, Unavailable
 
 LOGIN_TIMEOUT = 10
@@ -87,11 +88,11 @@ class Doorkeeper(asyncssh.SSHServer):
         raise NotImplementedError
 
 
-class ServerConnection(SplicedConnection, asyncssh.SSHServerConnection):
+class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
     """A connection that came in; its Doorkeeper sees keys and certificates whole."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHServerConnectionOptions) -> None:
-        super().__init__(loop, options)
+    def __init__(self, plane: DataPlane, options: SSHServerConnectionOptions) -> None:
+        super().__init__(plane, asyncio.get_running_loop(), options)
         self._tries = 0
 
     async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
@@ -148,14 +149,14 @@ class HostRefused(KnotError):
     code = "host_refused"
 
 
-class ClientConnection(SplicedConnection, asyncssh.SSHClientConnection):
+class ClientConnection(CarryingConnection, asyncssh.SSHClientConnection):
     """A connection that we made. The host's certificate is judged once; later key exchanges must show the same key.
 
     (A host certificate is short-lived: judging it again at each rekey would cut long connections for nothing.)
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: SSHClientConnectionOptions, check: HostCheck) -> None:
-        super().__init__(loop, options, wait="auth")
+    def __init__(self, plane: DataPlane, options: SSHClientConnectionOptions, check: HostCheck) -> None:
+        super().__init__(plane, asyncio.get_running_loop(), options, wait="auth")
         self._check = check
         self.host_certificate: SSHOpenSSHCertificate | None = None
         self.refusal = ""
@@ -185,6 +186,7 @@ class Credential:
 
 
 async def connect(
+    plane: DataPlane,
     address: Address,
     login: str,
     check: HostCheck,
@@ -196,7 +198,6 @@ async def connect(
 
     Raises Unavailable (nobody answers), HostRefused (somebody else answers) or asyncssh.PermissionDenied (not let in).
     """
-    loop = asyncio.get_running_loop()
     keys: list[Any] = []
     if credential:
         keys = [(credential.key, credential.certificate) if credential.certificate else credential.key]
@@ -207,51 +208,50 @@ async def connect(
         public_key_auth=bool(keys), password_auth=password is not None, disable_trivial_auth=True,
         pkcs11_provider=None, send_env=None, server_host_key_algs=HOST_KEY_ALGORITHMS, proxy_command=None,
         login_timeout=LOGIN_TIMEOUT, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
-        encoding=None, **ALGORITHMS,
+        encoding=None, **(ALGORITHMS | plane.ssh_options),
     )  # fmt: skip
-    options.waiter = loop.create_future()
-    connection: ClientConnection | None = None
+    options.waiter = asyncio.get_running_loop().create_future()
+    connection = ClientConnection(plane, options, check)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            _, connection = await loop.create_connection(
-                lambda: ClientConnection(loop, options, check), address.host, address.port
-            )
+            await plane.connect(address.host, address.port, connection)
         await options.waiter
     except BaseException as error:
-        if connection:
-            await close(connection)
+        await close(connection)
         raise _translated(error, address, connection) from None
     finally:
         options.waiter.cancel()  # else asyncssh may set an error that nobody reads
     return connection
 
 
-async def server_options(doorkeeper: Callable[[], Doorkeeper], host: Credential) -> SSHServerConnectionOptions:
+async def server_options(
+    plane: DataPlane, doorkeeper: Callable[[], Doorkeeper], host: Credential
+) -> SSHServerConnectionOptions:
     """What every server connection of ours is made with; `password` is the doorkeeper's to support."""
     options: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
         config=None, server_factory=doorkeeper, server_host_keys=[(host.key, host.certificate)], gss_host=None,
         x509_trusted_certs=None, x509_trusted_cert_paths=[], host_based_auth=False, kbdint_auth=False, allow_pty=False,
         x11_forwarding=False, agent_forwarding=False, allow_scp=False, line_editor=False, rdns_lookup=False,
         login_timeout=LOGIN_TIMEOUT, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
-        encoding=None, **ALGORITHMS,
+        encoding=None, **(ALGORITHMS | plane.ssh_options),
     )  # fmt: skip
     return options
 
 
-async def close(connection: SSHConnection) -> None:
-    """End a connection now and wait until it is gone."""
+async def close(connection: CarryingConnection) -> None:
+    """End a connection now and wait until it is gone; one that was never made is gone already."""
     connection.abort()
-    await connection.wait_closed()
+    await connection.wait_gone()
 
 
-def _translated(error: BaseException, address: Address, connection: ClientConnection | None) -> BaseException:
+def _translated(error: BaseException, address: Address, connection: ClientConnection) -> BaseException:
     """What went wrong, in our words; what is not about the connection stays as it is."""
     if isinstance(error, asyncssh.PermissionDenied):
         return error
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return HostRefused(f"{address} is not the host we want: {connection.refusal if connection else ''}")
+        return HostRefused(f"{address} is not the host we want: {connection.refusal}")
     if isinstance(error, asyncssh.Error):
-        greeted = connection is not None and connection.get_extra_info("server_version")
+        greeted = connection.get_extra_info("server_version")
         return Unavailable(f"{address}: {error.reason if greeted else 'no SSH server answers there'}")
     if isinstance(error, OSError):  # TimeoutError among them
         text = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)

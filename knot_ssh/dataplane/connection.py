@@ -1,68 +1,324 @@
-"""What an SSH connection needs to carry splices, as an addition to asyncssh's classes."""
+"""An SSH connection that carries channels of ours: asyncssh's classes, with another way for bulk data.
+
+asyncssh does what needs care: key exchange, login, requests, the opening of channels. The data of our channels does not
+pass through it where that can be avoided:
+
+* On our own transport, with AES-GCM, packets are opened in the buffer they were received in. Data and window
+  adjustments of our channels are served at once. Every other packet goes to asyncssh's parser, open already; nothing
+  that decides about security is written twice.
+* Other ciphers, and asyncio's transports, are asyncssh's from end to end; its parser then calls the same channels.
+
+The turn to our way comes with the first keys: asyncssh sets `_recv_encryption` and `_send_encryption`, which are
+properties here. Both directions switch on their own, and again at every exchange of keys.
+
+What is relied on of asyncssh beside its documented interface is all in this file. `plane.TESTED` says for which versions.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import inspect
+import struct
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
 from asyncssh.connection import SSHConnection
-from asyncssh.constants import MSG_CHANNEL_CLOSE
-from asyncssh.packet import SSHPacket
+from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_IGNORE
+from asyncssh.encryption import Encryption
 
-from knot_ssh.dataplane.splice import Splices
+from knot_ssh.dataplane.channel import Channel
+from knot_ssh.dataplane.counters import Tally
+from knot_ssh.dataplane.framing import BLOCK, DATA, LENGTH, TAG, Opener, Sealer
+from knot_ssh.dataplane.limits import PACKET, PACKETS_A_TURN, PLAIN_PACKET, WINDOW_MAX, WINDOW_MAX_OPENSSH
+from knot_ssh.dataplane.outbox import AsyncsshOutbox, Outbox
+from knot_ssh.dataplane.transport import Transport
 
-WINDOW = 2 * 1024 * 1024
-"""Bytes that a peer may send on one channel before we have passed them on."""
-PACKET = 32 * 1024
-"""Bytes of data in one packet; every implementation must take this much (RFC 4253 section 6.1)."""
+if TYPE_CHECKING:
+    from knot_ssh.dataplane.plane import DataPlane
+
+_LENGTH = struct.Struct(">I")
+_PACKET = struct.Struct(">BBII")
+"""Padding length, type, channel, and for data its length, for an adjustment the bytes to add."""
+
+_IN_PLACE = (MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST)
+PACKET_LENGTH = PACKET + 1024
+"""Most that the length field of a packet may say; the data and what goes around it."""
+THROTTLE = 0.01
+"""Seconds to leave a connection alone that sends too many tiny packets."""
 
 
-class SplicedConnection(SSHConnection):
-    """A connection that slows down the sockets that fill it, and whose channels never forget an end of stream.
+class CarryingConnection(SSHConnection):
+    """What our client and server connections have in common. `lost`: it is gone, and so are all its channels."""
 
-    asyncssh ignores a full transport, so that data for it would pile up without limit.
-    """
+    plane: DataPlane
+    outbox: Outbox
+    plane_transport: Transport
 
-    lost = False
-    """Whether the connection is gone; set before its channels hear of it."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, plane: DataPlane, *args: Any, **options: Any) -> None:
+        self.plane = plane
+        self.tally = Tally()
+        self.lost = False
+        self.tiny_packets = 0
+        self.round_trip = 0.0
+        self._known = False
+        self._was_made = False
+        self._opener: Opener | None = None
+        self._left_over = b""
+        self._throttled = False
+        self._tiny_allowance = float(plane.limits.small_packets)
+        self._tiny_since = plane.reactor.now
+        self._heard = 0.0
+        self._carried: set[Channel] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         super().__init__(*args, **options)
-        self.splices = Splices()
+
+    # Channels
+
+    def attach(self, channel: Channel) -> int:
+        """Give a channel its number; raises asyncssh.ChannelOpenError when there are too many, or the connection is gone."""
+        if len(self._channels) >= self.plane.limits.channels:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections at once")
+        number = self.add_channel(channel)  # type: ignore[arg-type]  # asyncssh calls what it needs of it
+        self._carried.add(channel)
+        self._idle.clear()
+        if not self._known:
+            self._get_to_know()
+        return number
+
+    def detach(self, channel: Channel) -> None:
+        """Forget a channel that is closed both ways."""
+        self._carried.discard(channel)
+        self._channels.pop(channel.number, None)
+        if not self._carried:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no channel of ours is open."""
+        await self._idle.wait()
+
+    @property
+    def largest_packet(self) -> int:
+        """Bytes of data that we take in one packet."""
+        return PACKET if self._opener else PLAIN_PACKET
+
+    # Keys
+
+    @property
+    def _recv_encryption(self) -> Encryption | None:
+        return self._receiving
+
+    @_recv_encryption.setter
+    def _recv_encryption(self, encryption: Encryption | None) -> None:
+        opener = Opener.of(encryption) if self._is_ours else None
+        if opener and self._opener is None:
+            # asyncssh's parser has the rest of what was received: it is not for that parser any more
+            self._left_over, self._inpbuf = self._inpbuf, b""
+        self._opener = opener
+        self._receiving = opener or encryption
+
+    @property
+    def _send_encryption(self) -> Encryption | None:
+        return self._sending
+
+    @_send_encryption.setter
+    def _send_encryption(self, encryption: Encryption | None) -> None:
+        sealer = Sealer.of(encryption) if self._is_ours else None
+        if self._is_ours:
+            self.plane_transport.outbox.sealer = sealer
+        self._sending = sealer or encryption
+
+    @property
+    def _is_ours(self) -> bool:
+        return isinstance(getattr(self, "_transport", None), Transport)
+
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        self.outbox.hold()
+
+    def send_newkeys(self, k: bytes, h: bytes) -> None:
+        super().send_newkeys(k, h)
+        self.outbox.release()
+
+    # Sending
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._was_made = True
+        self.largest_window = WINDOW_MAX
+        if isinstance(transport, Transport):
+            self.outbox = transport.outbox
+            self.plane_transport = transport
+        else:
+            self.outbox = AsyncsshOutbox(self.plane.reactor, self.send_payload)
+        super().connection_made(transport)
+
+    def send_payload(self, kind: int, payload: bytes) -> None:
+        """Send one packet asyncssh's way."""
+        self.send_packet(kind, payload)
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        """asyncssh puts an empty packet before every other, a remedy for CBC ciphers, of which we have none."""
+        if pkttype != MSG_IGNORE:
+            super().send_packet(pkttype, *args, handler=handler)
+
+    def log_sent_packet(self, *_args: Any, **_options: Any) -> None:
+        """asyncssh's log of packets is not ours."""
+
+    def log_received_packet(self, *_args: Any, **_options: Any) -> None:
+        """asyncssh's log of packets is not ours."""
+
+    def sealed(self, count: int) -> None:
+        """So many bytes were encrypted beside asyncssh: it may be time for new keys (RFC 4253 section 9)."""
+        self._rekey_bytes_sent += count
+        if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete and self._auth_complete:
+            self._send_kexinit()
+            self._kexinit_sent = True
 
     def pause_writing(self) -> None:
-        self.splices.brake("connection")
+        if isinstance(self.outbox, AsyncsshOutbox):
+            self.outbox.pause()
 
     def resume_writing(self) -> None:
-        self.splices.release("connection")
+        if isinstance(self.outbox, AsyncsshOutbox):
+            self.outbox.resume()
 
-    def create_tcp_channel(
-        self, encoding: str | None = None, errors: str = "strict", window: int = WINDOW, max_pktsize: int = PACKET
-    ) -> SplicedChannel:
-        self._update_recv_pktlen(max_pktsize)
-        return SplicedChannel(self, self._loop, encoding, errors, window, max_pktsize)
+    # Receiving
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
+        """What asyncssh parses by itself: everything on asyncio's transports."""
+        super().data_received(data, datatype)
+        self._count_tiny()
+
+    def received(self, buffer: memoryview, start: int, end: int) -> tuple[int, bool]:
+        """What our own transport has read; see `Receiver`."""
+        if self._opener is None:
+            self.data_received(bytes(buffer[start:end]))
+            start = end - len(self._take_left_over())
+        budget = PACKETS_A_TURN
+        more = not self.busy
+        while more and self._opener and (stop := self._packet_end(buffer, start, end)):
+            if budget == 0:
+                self.plane_transport.soon()
+                more = False
+                break
+            budget -= 1
+            more = self._serve(buffer, start, stop)
+            start = stop
+        self._heard = self.plane.reactor.now
+        self._count_tiny()
+        return start, more and not self._throttled
+
+    def _packet_end(self, buffer: memoryview, start: int, end: int) -> int:
+        """Where the packet at `start` ends, its tag included; 0 when it is not here as a whole, or cannot be one."""
+        if end - start < LENGTH:
+            return 0
+        length: int = _LENGTH.unpack_from(buffer, start)[0]
+        if length < BLOCK or length % BLOCK or length > PACKET_LENGTH:
+            self._violated("a packet is too long, too short, or not a whole number of blocks")
+            return 0
+        stop = start + LENGTH + length + TAG
+        return stop if stop <= end else 0
+
+    def _serve(self, buffer: memoryview, start: int, stop: int) -> bool:
+        """Open one packet and have it served; False when nothing more may be served for now."""
+        assert self._opener
+        if not self._opener.open(buffer, start, stop):
+            return self._violated("a packet was altered on its way")
+        padding, kind, number, size = _PACKET.unpack_from(buffer, start + LENGTH)
+        channel: Any = self._channels.get(number)
+        if channel.__class__ is Channel and kind in _IN_PLACE:
+            rest = stop - TAG - padding - (start + DATA)
+            try:
+                if kind == MSG_CHANNEL_DATA and size == rest:
+                    channel.data(buffer[start + DATA : start + DATA + size])
+                elif kind == MSG_CHANNEL_WINDOW_ADJUST and rest == 0:
+                    channel.adjust(size)
+                else:
+                    return self._violated("a packet's length does not fit its content")
+            except asyncssh.ProtocolError as error:
+                return self._violated(error.reason)
+            self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
+            return self._transport is not None
+        self._inpbuf = bytes(buffer[start:stop])
+        self._recv_data()
+        return self._transport is not None and not self.busy
+
+    def _violated(self, what: str) -> bool:
+        self._send_disconnect(asyncssh.DISC_PROTOCOL_ERROR, what, "en")
+        self._force_close(asyncssh.ProtocolError(what))
+        return False
+
+    @property
+    def busy(self) -> bool:
+        """Whether asyncssh is in the middle of a packet; it then puts a plain function in its handler's place."""
+        return not inspect.ismethod(self._recv_handler)
+
+    def _finish_recv_packet(
+        self, pkttype: int, seq: int, _task: asyncio.Task[Any] | None = None, is_async: bool = False
+    ) -> None:
+        super()._finish_recv_packet(pkttype, seq, _task, is_async)
+        if is_async and self._is_ours:
+            self.plane_transport.push_back(self._take_left_over())
+
+    def _take_left_over(self) -> bytes:
+        """What asyncssh had received, and must not parse, when the first keys came."""
+        rest, self._left_over = self._left_over, b""
+        return rest
+
+    def _count_tiny(self) -> None:
+        """Read on more slowly from who sends too many tiny packets."""
+        if not self.tiny_packets:
+            return
+        now, rate = self.plane.reactor.now, self.plane.limits.small_packets
+        self._tiny_allowance = min(float(rate), self._tiny_allowance + (now - self._tiny_since) * rate) - self.tiny_packets
+        self._tiny_since = now
+        self.tiny_packets = 0
+        if self._tiny_allowance < 0 and not self._throttled and self._transport:
+            self._throttled = True
+            self._transport.pause_reading()
+            self._loop.call_later(max(THROTTLE, -self._tiny_allowance / rate), self._unthrottle)
+
+    def _unthrottle(self) -> None:
+        self._throttled = False
+        if self._transport:
+            self._transport.resume_reading()
+
+    # Liveness
+
+    def _reset_keepalive_timer(self) -> None:
+        """Only note that the peer lives: a new timer for each packet would cost more than the packet."""
+        self._heard = self.plane.reactor.now
+
+    def _keepalive_timer_callback(self) -> None:
+        quiet = self._loop.time() - self._heard
+        if quiet < self._keepalive_interval:
+            self._keepalive_count = 0
+            self._keepalive_timer = self._loop.call_later(self._keepalive_interval - quiet, self._keepalive_timer_callback)
+        else:
+            super()._keepalive_timer_callback()
+
+    async def _make_keepalive_request(self) -> None:
+        began = self._loop.time()
+        await super()._make_keepalive_request()
+        taken = self._loop.time() - began
+        self.round_trip = min(self.round_trip or taken, taken)
+
+    def _get_to_know(self) -> None:
+        """Learn what the peer is and how far away: the answer to any request tells."""
+        self._known = True
+        version = str(self.get_extra_info("client_version" if self.is_server() else "server_version", ""))
+        self.largest_window = WINDOW_MAX_OPENSSH if "OpenSSH" in version else WINDOW_MAX
+        self.create_task(self._make_keepalive_request())
+
+    # Ends
+
+    async def wait_gone(self) -> None:
+        """Wait until the connection has ended; one that never had a transport has."""
+        if not self._was_made:
+            self._was_made = True
+            self._cleanup(None)
+        await self.wait_closed()
 
     def _cleanup(self, exc: Exception | None) -> None:
         self.lost = True
         super()._cleanup(exc)
-
-
-class SplicedChannel(asyncssh.SSHTCPChannel[bytes]):
-    """A channel that reports CHANNEL_EOF also when CHANNEL_CLOSE overtakes it while reading is paused.
-
-    asyncssh keeps one state for both and forgets the first; a whole stream would then look broken.
-    """
-
-    _eof_owed = False
-
-    def _process_close(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
-        self._eof_owed = self._recv_state == "eof_pending"
-        super()._process_close(pkttype, pktid, packet)
-
-    def _flush_recv_buf(self, exc: Exception | None = None) -> None:
-        super()._flush_recv_buf(exc)
-        if self._eof_owed and not self._recv_buf and self._session is not None:
-            self._eof_owed = False
-            self._session.eof_received()
-
-    _packet_handlers = asyncssh.SSHTCPChannel._packet_handlers | {MSG_CHANNEL_CLOSE: _process_close}

@@ -43,7 +43,9 @@ def run(
     """Run hub and HTTP API until interrupted."""
     from knot_server.running import RunSettings
     from knot_server.running import run as run_server
+    from knot_ssh.dataplane import plane
     from knot_ssh.logs import configure_logs
 
     configure_logs()
-    asyncio.run(run_server(RunSettings(data, http, ssh, url, str(ssh_address) if ssh_address else None, certificate_lifetime)))
+    settings = RunSettings(data, http, ssh, url, str(ssh_address) if ssh_address else None, certificate_lifetime)
+    plane.run(lambda plane: run_server(plane, settings))

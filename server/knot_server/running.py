@@ -21,6 +21,7 @@ from knot_server.services import HUB_KEY_FILE, Services
 from knot_server.store.database import STORE_FILE, Database
 from knot_server.usecases.users import add_user
 from knot_ssh.addresses import Address
+from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KnotError
 from knot_ssh.files import lock_folder, make_private_folder
 from knot_ssh.listening import bound_address, listen_on
@@ -80,19 +81,19 @@ def _take_away(folder: Path) -> None:
             made.unlink()
 
 
-async def run(settings: RunSettings) -> None:
+async def run(plane: DataPlane, settings: RunSettings) -> None:
     """Serve hub and HTTP API until SIGTERM or SIGINT."""
     if not any((settings.data / name).exists() for name in FILES):
         raise KnotError(f"there is no server in {settings.data}; make one with `knot server init --data {settings.data}`")
     lock = lock_folder(settings.data, "server")
     try:
-        await _run(settings)
+        await _run(plane, settings)
     finally:
         os.close(lock)
 
 
-async def _run(settings: RunSettings) -> None:
-    services = await Services.open(settings.data, settings.certificate_lifetime)
+async def _run(plane: DataPlane, settings: RunSettings) -> None:
+    services = await Services.open(plane, settings.data, settings.certificate_lifetime)
     try:
         http_socket = listen_on(settings.http, what="--http")
         with contextlib.closing(http_socket):

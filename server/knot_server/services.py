@@ -16,6 +16,7 @@ from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
 from knot_server.usecases.users import Users
+from knot_ssh.dataplane.plane import DataPlane
 
 HUB_KEY_FILE = "hub_key"
 
@@ -36,7 +37,7 @@ class Services:
     """host:port as others see the hub; known once it listens."""
 
     @classmethod
-    async def open(cls, folder: Path, certificate_lifetime: int) -> Services:
+    async def open(cls, plane: DataPlane, folder: Path, certificate_lifetime: int) -> Services:
         """Read CAs, keys and store from the server's data folder; raises KnotError for what is missing or loose."""
         authority = Authority.load(folder)
         host_key = load_key(folder / HUB_KEY_FILE)
@@ -57,7 +58,7 @@ class Services:
             users=Users(database, spaces),
             enrolment=enrolment,
             forwarding=forwarding,
-            hub=Hub(authority, host_key, enrolment, control, revocations),
+            hub=Hub(plane, authority, host_key, enrolment, control, revocations),
         )
 
     async def close(self) -> None:

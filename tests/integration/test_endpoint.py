@@ -22,6 +22,7 @@ from knot_ssh.addresses import Address
 from knot_ssh.listening import bind, bound_address
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 from knot_ssh.wire import Membership
+from tests.support.planes import stock_plane
 from tests.support.services import answering, serving
 
 ALICE = Principal(Owner("alice"), Zone("eu"))
@@ -52,11 +53,13 @@ class Bench:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[ClientConnection]:
-        endpoint = Endpoint(self.credentials, ["127.0.0.1", "::1"])
+        plane = stock_plane()
+        endpoint = Endpoint(plane, self.credentials, ["127.0.0.1", "::1"])
         sock = bind(Address("127.0.0.1", 0))
         await endpoint.serve(sock)
         ca = self.authority.host_ca_key
         connection = await connect(
+            plane,
             bound_address(sock),
             "knot",
             lambda shown: check_host(shown, [ca], self.names, NOTHING_REVOKED),

@@ -24,6 +24,7 @@ from knot_ssh.rpc import Peer
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import CertificateRequest, Hello, OnSpace
 from tests.conftest import Pair
+from tests.support.planes import stock_plane
 from tests.support.services import answering, ask, free_port, serving
 from tests.support.system import AgentOf
 from tests.support.waiting import until
@@ -35,7 +36,7 @@ async def hub_connection(agent: AgentOf) -> AsyncIterator[ClientConnection]:
     ca = parse_public_key(agent.system.api(agent.owner).get("api", "ca")["host_ca"])
     credential = Credential(load_key(agent.identity()[0]))
     check = lambda shown: check_hub(shown, [ca])  # noqa: E731
-    connection = await connect(Address.parse(agent.system.hub), agent.id, check, credential=credential)
+    connection = await connect(stock_plane(), Address.parse(agent.system.hub), agent.id, check, credential=credential)
     try:
         yield connection
     finally:
@@ -226,6 +227,6 @@ async def test_agent_that_does_not_read_cannot_delay_its_end(pair: Pair) -> None
             await asyncio.to_thread(pair.system.knot, "space", "delete", "deaf", user="alice")
         host, port = pair.backend.endpoint()
         with pytest.raises(asyncssh.PermissionDenied):
-            await connect(Address(host, port), "knot", lambda _certificate: None, credential=credential)
+            await connect(stock_plane(), Address(host, port), "knot", lambda _certificate: None, credential=credential)
         async with asyncio.timeout(15):
             await connection.wait_closed()

@@ -17,6 +17,7 @@ from knot_server.hub.joining import serve_joiner
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.addresses import Address
+from knot_ssh.dataplane.plane import Closeable, DataPlane
 from knot_ssh.listening import bound_address, listen_on
 
 HUB_CERTIFICATE_LIFETIME = 24 * 3600
@@ -27,27 +28,34 @@ class Hub:
     """Accepts agents until closed."""
 
     def __init__(
-        self, authority: Authority, host_key: asyncssh.SSHKey, enrolment: Enrolment, control: Control, revocations: Revocations
+        self,
+        plane: DataPlane,
+        authority: Authority,
+        host_key: asyncssh.SSHKey,
+        enrolment: Enrolment,
+        control: Control,
+        revocations: Revocations,
     ) -> None:
+        self._plane = plane
         self._authority = authority
         self._host_key = host_key
         self._lobby = Lobby(enrolment, revocations, partial(serve_joiner, enrolment), control.serve_member)
-        self._server: asyncio.Server | None = None
+        self._listener: Closeable | None = None
         revocations.on_change.append(self._drop_revoked)
 
     async def listen(self, address: Address) -> Address:
         """Bind and start accepting; gives the address with the port that was bound. Raises BadInput when it is taken."""
         sock = listen_on(address, what="--ssh")
-        options = await server_options(lambda: HubDoorkeeper(self._lobby), self._credential())
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: ServerConnection(loop, options), sock=sock)
+        plane = self._plane
+        options = await server_options(plane, lambda: HubDoorkeeper(self._lobby), self._credential())
+        self._listener = await plane.serve(sock, lambda: ServerConnection(plane, options))
         self._lobby.tasks.start(self._renew(options))
         return bound_address(sock)
 
     async def close(self) -> None:
         """Stop accepting and end every connection."""
-        if self._server:
-            self._server.close()
+        if self._listener:
+            self._listener.close()
         await asyncio.gather(*(close(keeper.connection) for keeper in list(self._lobby.keepers)))
         await self._lobby.tasks.cancel()
 

@@ -11,6 +11,7 @@ from knot_keys.keyfiles import new_key
 from knot_ssh.errors import NotFound
 from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
 from knot_ssh.wire import Target
+from tests.support.planes import stock_plane
 from tests.unit.knot_agent.conftest import Office
 
 TARGET = Target(
@@ -30,7 +31,7 @@ async def test_deleted_target_is_asked_for_once(office: Office) -> None:
         raise NotFound
 
     nothing = Credential(new_key("test"))
-    link = Link(TARGET, Credentials(office.membership(), nothing, nothing), locate)
+    link = Link(stock_plane(), TARGET, Credentials(office.membership(), nothing, nothing), locate)
     for _ in range(200):
         await asyncio.sleep(0)
     assert link.state == Down("target gone", gone=True)

@@ -43,6 +43,13 @@ def test_whole_file() -> None:
         advertise: [10.0.0.7:2022, "[fd00::7]:2022"]
         allow: [127.0.0.1, "0:0:0:0:0:0:0:1", 10.0.0.9]
         connect_timeout: 2.5
+        data_plane: stock
+        ciphers: [aes256-ctr]
+        rekey_bytes: 3000000
+        polling: 0
+        max_channels: 7
+        max_in_flight: 2000000
+        max_small_packets: 500
         socket_users: [{me}]
         socket_group: {group}
         """
@@ -53,6 +60,13 @@ def test_whole_file() -> None:
         "advertise": ["10.0.0.7:2022", "[fd00::7]:2022"],
         "allow": ["127.0.0.1", "::1", "10.0.0.9"],
         "connect_timeout": 2.5,
+        "data_plane": "stock",
+        "ciphers": ["aes256-ctr"],
+        "rekey_bytes": 3000000,
+        "polling": 0,
+        "max_channels": 7,
+        "max_in_flight": 2000000,
+        "max_small_packets": 500,
         "socket_users": [me],
         "socket_group": group,
     }

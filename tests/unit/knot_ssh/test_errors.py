@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-import knot_agent.links
 import knot_keys.certificates
 import knot_keys.connections
 from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, Unavailable, error_for
 
 DEFINED_ELSEWHERE = (
-    knot_agent.links.ChannelRefused,
     knot_keys.certificates.CertificateRefused,
     knot_keys.connections.HostRefused,
 )

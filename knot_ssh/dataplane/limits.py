@@ -1,0 +1,58 @@
+"""Every bound of the data path, with its unit and its reason. The ones in `Limits` can be set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+PACKET = 256 * KIB
+"""Bytes of data that one packet may hold towards us, where we decrypt in place: the larger, the fewer calls a byte."""
+PLAIN_PACKET = 32 * KIB
+"""The same where asyncssh decrypts, which gets slower with size. Everybody must take this much (RFC 4253 section 6.1)."""
+PACKET_MIN = 256
+"""Bytes a peer must be willing to take in one packet; less would have us do more framing than forwarding."""
+
+BUFFER = 512 * KIB
+"""Bytes of a pooled buffer: holds a packet of the largest size, and still fits a processor's second-level cache."""
+SPARE_BUFFERS = 8
+"""Buffers that are kept for reuse; more are given back to the system."""
+
+SMALL = 4 * KIB
+"""Bytes; a read of less counts as one step of a conversation, which goes before bulk data."""
+POLITE_CHUNK = 64 * KIB
+"""Bytes of bulk data that are passed on at a time while there is such conversation on the same connection."""
+POLITE_SECONDS = 0.01
+"""How long a connection stays polite after the last small read."""
+
+TINY = 128
+"""Bytes; a packet with less data counts against `small_packets`: it costs as much to handle as a large one."""
+PACKETS_A_TURN = 128
+"""Packets of one connection that are handled before others get their turn: about half a millisecond of work."""
+
+BACKLOG = 4 * MIB
+"""Bytes of answers that wait for a peer that does not read them; beyond, it is given up."""
+
+WINDOW = 2 * MIB
+"""Bytes that a peer may send on a new channel before we have passed them on (RFC 4254 section 5.2)."""
+WINDOW_FLOOR = 32 * KIB
+"""The same where memory is short: one packet of the size that everybody takes."""
+WINDOW_MAX = 64 * MIB
+"""What a window may grow to where the distance to the peer is what limits."""
+WINDOW_MAX_OPENSSH = 15 * MIB
+"""The same towards OpenSSH, whose sender does badly beyond 16 MiB."""
+SEND_WINDOW_MAX = 2**32 - 1
+"""RFC 4254 section 5.2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that may be set."""
+
+    in_flight: int = 64 * MIB
+    """Bytes that all peers together may make this process hold: the sum of the windows they have been granted."""
+    channels: int = 10_000
+    """Open channels of one connection."""
+    small_packets: int = 100_000
+    """Packets a second with hardly any data in them that one connection may send; beyond, it is read more slowly."""

@@ -1,0 +1,291 @@
+"""What one SSH connection sends: whose turn it is, and how much may wait.
+
+Channels do not queue data, they queue *themselves*: a channel reads from its socket only when there is room for what it
+reads, straight into the place where the packet will be. So what a slow connection holds back is one buffer for all of
+its channels, and everything else stays in the kernel, whose own flow control reaches back to the sender.
+
+The order is round robin, one chunk a turn, except that a channel in conversation (its last read was small) does not
+wait behind bulk data: it may use room that bulk must leave free, and while such talk goes on bulk takes smaller chunks.
+
+Two kinds: `SealingOutbox` frames and encrypts in its own buffer and writes to the socket itself; `AsyncsshOutbox` hands
+every packet to asyncssh and asyncio.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from asyncssh.constants import MSG_CHANNEL_DATA
+
+from knot_ssh.dataplane.buffers import Pool
+from knot_ssh.dataplane.framing import DATA, OVERHEAD, Sealer
+from knot_ssh.dataplane.limits import BACKLOG, KIB, PLAIN_PACKET, POLITE_CHUNK, POLITE_SECONDS, SMALL
+from knot_ssh.dataplane.reactor import Reactor
+
+RESERVE = 64 * KIB
+"""Bytes of the buffer that bulk data leaves free."""
+WORTHWHILE = 16 * KIB
+"""Bytes; for less room than this bulk data waits until the buffer has left."""
+
+SendPacket = Callable[[int, bytes], None]
+"""asyncssh's way of sending one packet: type and payload."""
+
+
+class Source(Protocol):
+    """Something that has data to send."""
+
+    def pump(self) -> None:
+        """Send a chunk."""
+
+
+class Outbox:
+    """The queue of sources, and whether they may send."""
+
+    def __init__(self, reactor: Reactor, send_packet: SendPacket) -> None:
+        self._reactor = reactor
+        self._send_packet = send_packet
+        self._queue: deque[Source] = deque()
+        self._scheduled = False
+        self._held = False
+        self._polite_until = 0.0
+
+    def place(self, most: int, *, small: bool) -> memoryview | None:
+        """Where to put at most so many bytes of data; None when the source has to wait. Follow up with `commit`."""
+        raise NotImplementedError
+
+    def commit(self, channel: int, size: int) -> None:
+        """Send what was put in the place as data of this channel (the peer's number)."""
+        raise NotImplementedError
+
+    def enqueue(self, source: Source, *, small: bool = False) -> None:
+        """Have the source pump when it is its turn. It must not be in the queue already."""
+        if small:
+            self._queue.appendleft(source)
+        else:
+            self._queue.append(source)
+        self._schedule()
+
+    def hold(self) -> None:
+        """Send no data while keys are being exchanged."""
+        self._held = True
+
+    def release(self) -> None:
+        """Go on."""
+        self._held = False
+        self._schedule()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether bulk data may be placed now."""
+        raise NotImplementedError
+
+    def on_turn(self) -> None:
+        """Let each source in the queue send one chunk, as long as there is room."""
+        self._scheduled = False
+        queue = self._queue
+        for _ in range(len(queue)):
+            if not queue or not self.has_room:
+                break
+            queue.popleft().pump()
+        self._schedule()
+
+    def on_turn_end(self) -> None:
+        pass
+
+    def on_event(self, events: int) -> None:
+        pass
+
+    def on_crash(self) -> None:
+        """The connection's own handler ends what must end."""
+
+    def _schedule(self) -> None:
+        if self._queue and not self._scheduled and self.has_room:
+            self._scheduled = True
+            self._reactor.again(self)
+
+    def _note(self, size: int) -> None:
+        """Be polite when somebody talks while others wait."""
+        if size < SMALL and self._queue:
+            self._polite_until = self._reactor.now + POLITE_SECONDS
+
+
+class SealingOutbox(Outbox):
+    """Builds packets in one pooled buffer, which leaves in one call at the end of the turn."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        pool: Pool,
+        sock: socket.socket,
+        send_packet: SendPacket,
+        on_sealed: Callable[[int], None],
+        on_lost: Callable[[OSError], None],
+    ) -> None:
+        super().__init__(reactor, send_packet)
+        self.sealer: Sealer | None = None
+        self._pool = pool
+        self._sock = sock
+        self._on_sealed = on_sealed
+        self._on_lost = on_lost
+        self._buffer: memoryview | None = None
+        self._start = 0
+        self._end = 0
+        self._overflow = bytearray()
+        self._blocked = False
+        self._leaving = False
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self._end - self._start + len(self._overflow)
+
+    @property
+    def has_room(self) -> bool:
+        return not (
+            self._held or self._blocked or self._overflow or self._pool.size - self._end < WORTHWHILE + RESERVE + OVERHEAD
+        )
+
+    def place(self, most: int, *, small: bool) -> memoryview | None:
+        if self._held or self._overflow:
+            return None
+        buffer = self._buffer or self._take_buffer()
+        room = self._pool.size - self._end - OVERHEAD
+        if small:
+            if self._blocked and most > SMALL:
+                most = SMALL
+        elif self._blocked:
+            return None
+        else:
+            room -= RESERVE
+            if most > POLITE_CHUNK and self._reactor.now < self._polite_until:
+                most = POLITE_CHUNK
+        if room < most:
+            if room < (1 if small else WORTHWHILE):
+                return None
+            most = room
+        start = self._end + DATA
+        return buffer[start : start + most]
+
+    def commit(self, channel: int, size: int) -> None:
+        assert self._buffer is not None
+        if self.sealer:
+            self._end = self.sealer.seal(self._buffer, self._end, channel, size)
+            self._on_sealed(size)
+        else:
+            start = self._end + DATA
+            payload = channel.to_bytes(4, "big") + size.to_bytes(4, "big") + self._buffer[start : start + size]
+            self._send_packet(MSG_CHANNEL_DATA, payload)
+        self._note(size)
+
+    def write(self, data: bytes) -> None:
+        """Send a packet that is complete already."""
+        if self._closed:
+            return
+        buffer = self._buffer or self._take_buffer()
+        end = self._end + len(data)
+        if self._overflow or end > self._pool.size:
+            self._overflow += data
+            if len(self._overflow) > BACKLOG:
+                self._on_lost(TimeoutError("the peer does not read what it is sent"))
+        else:
+            buffer[self._end : end] = data
+            self._end = end
+        self._leave_at_end()
+
+    def on_writable(self) -> None:
+        """The kernel may take more."""
+        if self._blocked:
+            self._blocked = False
+            self.flush()
+
+    def on_turn_end(self) -> None:
+        self._leaving = False
+        if not self._blocked:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give the kernel all that it takes."""
+        while not self._closed:
+            if self._start < self._end:
+                assert self._buffer is not None
+                try:
+                    sent = self._sock.send(self._buffer[self._start : self._end])
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    self._on_lost(error)
+                    return
+                self._start += sent
+                if self._start < self._end:
+                    self._blocked = True
+                    return
+            self._start = self._end = 0
+            if not self._overflow:
+                break
+            self._refill()
+        self._give_buffer_back()
+        self._schedule()
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._closed = self._held = True
+        self._start = self._end = 0
+        self._overflow.clear()
+        self._queue.clear()
+        self._give_buffer_back()
+
+    def _refill(self) -> None:
+        """Take over what did not fit before."""
+        assert self._buffer is not None
+        size = min(len(self._overflow), self._pool.size)
+        self._buffer[:size] = self._overflow[:size]
+        del self._overflow[:size]
+        self._end = size
+
+    def _take_buffer(self) -> memoryview:
+        self._buffer = self._pool.take()
+        self._leave_at_end()
+        return self._buffer
+
+    def _give_buffer_back(self) -> None:
+        if self._buffer is not None:
+            self._pool.give_back(self._buffer)
+            self._buffer = None
+
+    def _leave_at_end(self) -> None:
+        if not self._leaving:
+            self._leaving = True
+            self._reactor.at_end(self)
+
+
+class AsyncsshOutbox(Outbox):
+    """Leaves framing, encryption and writing to asyncssh and asyncio; `pause` and `resume` come from the transport."""
+
+    def __init__(self, reactor: Reactor, send_packet: SendPacket) -> None:
+        super().__init__(reactor, send_packet)
+        self._paused = False
+        self._place = memoryview(bytearray(PLAIN_PACKET))
+
+    @property
+    def has_room(self) -> bool:
+        return not (self._held or self._paused)
+
+    def place(self, most: int, *, small: bool) -> memoryview | None:
+        return self._place[:most] if self.has_room else None
+
+    def commit(self, channel: int, size: int) -> None:
+        self._send_packet(MSG_CHANNEL_DATA, channel.to_bytes(4, "big") + size.to_bytes(4, "big") + bytes(self._place[:size]))
+        self._note(size)
+
+    def pause(self) -> None:
+        """The transport holds enough."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """It has room again."""
+        self._paused = False
+        self._schedule()

@@ -1,0 +1,141 @@
+"""The data plane of one process: what all its connections and channels share, and the event loop it runs in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import resource
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, Protocol, TypeVar
+
+import asyncssh
+import structlog
+
+from knot_ssh.dataplane.buffers import Pool
+from knot_ssh.dataplane.framing import can_work_in_place
+from knot_ssh.dataplane.limits import Limits
+from knot_ssh.dataplane.listening import Listener
+from knot_ssh.dataplane.reactor import POLLING, AsyncioReactor, EpollReactor, Reactor
+from knot_ssh.dataplane.transport import Receiver, Transport
+from knot_ssh.dataplane.windows import Budget
+
+log = structlog.get_logger(__name__)
+
+Kind = Literal["fast", "stock"]
+Result = TypeVar("Result")
+
+TESTED = ("2.24.1",)
+"""Versions of asyncssh that the whole suite has passed on."""
+
+
+class SSHProtocol(Receiver, Protocol):
+    """An SSH connection, for either kind of transport."""
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def eof_received(self) -> bool | None: ...
+
+
+class Closeable(Protocol):
+    """Something that listens."""
+
+    def close(self) -> None:
+        """Listen no more."""
+
+
+class DataPlane:
+    """Reactor, buffers, budget and limits. `fast`: sockets in the reactor, packets in place; else asyncssh and asyncio."""
+
+    def __init__(self, reactor: Reactor, limits: Limits, *, fast: bool, ssh_options: dict[str, Any] | None = None) -> None:
+        self.reactor = reactor
+        self.limits = limits
+        self.ssh_options = ssh_options or {}
+        self.budget = Budget(limits.in_flight)
+        self.fast = fast
+        self._pool = Pool()
+
+    def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> Listener:
+        """Accept on a bound socket until closed."""
+        return Listener(self.reactor, sock, accepted)
+
+    async def connect(self, host: str, port: int, connection: SSHProtocol) -> None:
+        """Dial, and give the socket to this connection. Raises OSError."""
+        if self.fast:
+            self._carry(await _dialled(host, port), connection)
+        else:
+            await asyncio.get_running_loop().create_connection(lambda: connection, host, port)  # type: ignore[type-var]
+
+    async def serve(self, sock: socket.socket, connection: Callable[[], SSHProtocol]) -> Closeable:
+        """Accept on a bound socket until closed, and give each socket to a new connection."""
+        if self.fast:
+            return self.listen(sock, lambda accepted: self._carry(accepted, connection()))
+        return await asyncio.get_running_loop().create_server(connection, sock=sock)  # type: ignore[arg-type]
+
+    def _carry(self, sock: socket.socket, connection: SSHProtocol) -> None:
+        Transport(self.reactor, self._pool, sock, connection).start()
+
+
+def run(
+    main: Callable[[DataPlane], Coroutine[Any, Any, Result]],
+    *,
+    kind: Kind = "fast",
+    limits: Limits | None = None,
+    polling: float = POLLING,
+    ssh_options: dict[str, Any] | None = None,
+) -> Result:
+    """Run a process's main coroutine with a data plane; the fast one where it can be had.
+
+    `ssh_options` are asyncssh's, for every connection of this process. `polling` is in seconds.
+    """
+    raise_descriptor_limit()
+    limits = limits or Limits()
+    obstacle = why_not_fast() if kind == "fast" else ""
+    if obstacle:
+        log.warning("data plane falls back to stock", reason=obstacle)
+    if obstacle or kind == "stock":
+        return asyncio.run(main(DataPlane(AsyncioReactor(), limits, fast=False, ssh_options=ssh_options)))
+    reactor = EpollReactor(polling)
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(reactor)) as runner:
+        gc.freeze()  # what is there by now stays: no need to look at it again and again
+        return runner.run(main(DataPlane(reactor, limits, fast=True, ssh_options=ssh_options)))
+
+
+def why_not_fast() -> str:
+    """What stands in the way of the fast data plane here; empty for nothing."""
+    if sys.platform != "linux":
+        return f"it needs Linux, this is {sys.platform}"
+    if asyncssh.__version__ not in TESTED:
+        return f"it was not tested with asyncssh {asyncssh.__version__}, only with {', '.join(TESTED)}"
+    if not can_work_in_place:
+        return "it needs a newer cryptography package"
+    return ""
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many descriptors as it may allow itself: each connection takes one."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _dialled(host: str, port: int) -> socket.socket:
+    """A connected socket to the first address that accepts."""
+    loop = asyncio.get_running_loop()
+    problem: OSError = OSError(f"{host} has no address")
+    for family, kind, protocol, _, where in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            await loop.sock_connect(sock, where)
+        except OSError as error:
+            sock.close()
+            problem = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise problem

@@ -1,0 +1,279 @@
+"""Who waits for what: the data path's sockets beside asyncio's, in one loop.
+
+asyncio costs a callback, a handle and two dictionary look-ups for every socket that is ready. Here, the selector that
+the event loop is made with (a public argument of `asyncio.SelectorEventLoop`) serves the data path's own sockets right
+where it finds them ready, and hands asyncio only what is asyncio's: key exchange, login, timers, everything else. An
+ordinary selector for asyncio hangs inside ours as one more descriptor, since an epoll set can be polled like a socket.
+
+Rules for handlers:
+
+* `on_event(events)` is a hint. Descriptors are watched edge-triggered, for reading and writing at once: whoever was told
+  keeps going until the kernel says EAGAIN, or asks for another turn. A hint may also be stale or wrong, since numbers are
+  used again; handlers ask the kernel and believe only that.
+* What cannot be finished at once is put off with `again`: `on_turn` comes after all that is new, so that small exchanges
+  go before bulk.
+* `at_end(handler)` has `on_turn_end` called before the process waits: what was written in a turn leaves in one call.
+* A descriptor is closed by its handler, after `forget`.
+
+For round trips, waking up takes longer than the work: for some microseconds after there was work, the reactor asks again
+instead of waiting, and yields the processor between. An idle process does not do that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import selectors
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+EVENTS_A_TURN = 256
+"""Descriptors that are served before the rest of the loop gets its turn."""
+POLLING = 100e-6
+"""Seconds to keep asking after there was work."""
+
+READ = 1
+WRITE = 4
+ERROR = 8
+HANGUP = 0x10
+PEER_ENDED = 0x2000
+"""Linux's EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP and EPOLLRDHUP, also where there is no epoll."""
+
+
+class Handler(Protocol):
+    """Owns a descriptor."""
+
+    def on_event(self, events: int) -> None:
+        """The descriptor may be ready."""
+
+    def on_turn(self) -> None:
+        """What `again` has put off."""
+
+    def on_turn_end(self) -> None:
+        """What `at_end` has put off."""
+
+    def on_crash(self) -> None:
+        """One of the above has raised: a fault of ours. Give up whatever it is about, exactly."""
+
+
+class Reactor(Protocol):
+    """What the data path needs of a loop."""
+
+    @property
+    def now(self) -> float:
+        """Seconds on the monotonic clock, as of this turn."""
+
+    def watch(self, fd: int, handler: Handler) -> None:
+        """Tell the handler from now on; also what is ready already."""
+
+    def forget(self, fd: int, handler: Handler) -> None:
+        """Tell it no more; somebody else who has the same number by now stays."""
+
+    def want_read(self, fd: int) -> None:
+        """The handler has met EAGAIN and wants to hear of data."""
+
+    def want_write(self, fd: int) -> None:
+        """The handler has met EAGAIN and wants to hear of room."""
+
+    def again(self, handler: Handler) -> None:
+        """Call `on_turn` soon, after everything that is new."""
+
+    def at_end(self, handler: Handler) -> None:
+        """Call `on_turn_end` once this turn is over."""
+
+
+class _Turns:
+    """What is put off: to the next turn, or to the end of this one."""
+
+    def __init__(self) -> None:
+        self._next: deque[Handler] = deque()
+        self._ending: list[Handler] = []
+        self.again = self._next.append
+        self.at_end = self._ending.append
+
+    def take_turn(self) -> None:
+        """Let everybody who asked have one turn; who asks again meanwhile waits for the next."""
+        for _ in range(len(self._next)):
+            handler = self._next.popleft()
+            try:
+                handler.on_turn()
+            except Exception:
+                _crashed(handler)
+
+    def end_turn(self) -> None:
+        """Let leave what was written."""
+        while self._ending:
+            handler = self._ending.pop()
+            try:
+                handler.on_turn_end()
+            except Exception:
+                _crashed(handler)
+
+
+class EpollReactor(_Turns, selectors.BaseSelector):
+    """The selector of an event loop that serves the data path inline. Linux alone."""
+
+    def __init__(self, polling: float = POLLING) -> None:
+        super().__init__()
+        self.now = time.monotonic()
+        self._polling = polling
+        self._handlers: dict[int, Handler] = {}
+        self._others = selectors.EpollSelector()
+        self._epoll = select.epoll()
+        self._epoll.register(self._others.fileno(), select.EPOLLIN)
+        self._busy = False
+
+    def watch(self, fd: int, handler: Handler) -> None:
+        self._handlers[fd] = handler
+        mask = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+        try:
+            self._epoll.register(fd, mask)
+        except FileExistsError:  # it was another handler's before
+            self._epoll.modify(fd, mask)
+
+    def forget(self, fd: int, handler: Handler) -> None:
+        """The kernel forgets by itself when the descriptor is closed."""
+        if self._handlers.get(fd) is handler:
+            del self._handlers[fd]
+
+    def want_read(self, fd: int) -> None:
+        """Edge-triggered: the kernel tells."""
+
+    def want_write(self, fd: int) -> None:
+        """Edge-triggered: the kernel tells."""
+
+    # What asyncio asks of its selector
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """One turn: wait for what is ready, serve what is ours, give asyncio what is its."""
+        self.end_turn()
+        events = self._wait(0 if self._next else timeout)
+        self.now = time.monotonic()
+        others: list[tuple[selectors.SelectorKey, int]] = []
+        handlers = self._handlers
+        self._busy = bool(self._next)
+        for fd, mask in events:
+            handler = handlers.get(fd)
+            if handler:
+                self._busy = True
+                try:
+                    handler.on_event(mask)
+                except Exception:
+                    _crashed(handler)
+            elif fd == self._others.fileno():
+                others = self._others.select(0)
+        self.take_turn()
+        self.end_turn()
+        return others
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._others.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._others.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._others.modify(fileobj, events, data)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._others.get_map()
+
+    def close(self) -> None:
+        self._epoll.close()
+        self._others.close()
+
+    def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        poll = self._epoll.poll
+        events = poll(0, EVENTS_A_TURN)
+        if events or timeout == 0:
+            return events
+        if self._busy:
+            until = time.perf_counter() + self._polling
+            while time.perf_counter() < until:
+                os.sched_yield()
+                events = poll(0, EVENTS_A_TURN)
+                if events:
+                    return events
+        return poll(timeout, EVENTS_A_TURN)
+
+
+class AsyncioReactor(_Turns):
+    """The same over any event loop's readers and writers: for other systems, and to compare with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handlers: dict[int, Handler] = {}
+        self._scheduled = False
+        self.again = self._again
+        self.at_end = self._at_end
+
+    @property
+    def now(self) -> float:
+        return time.monotonic()
+
+    def watch(self, fd: int, handler: Handler) -> None:
+        self._handlers[fd] = handler
+        self.want_read(fd)
+        self.want_write(fd)
+
+    def forget(self, fd: int, handler: Handler) -> None:
+        if self._handlers.get(fd) is handler:
+            del self._handlers[fd]
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(fd)
+            loop.remove_writer(fd)
+
+    def want_read(self, fd: int) -> None:
+        asyncio.get_running_loop().add_reader(fd, self._readable, fd)
+
+    def want_write(self, fd: int) -> None:
+        asyncio.get_running_loop().add_writer(fd, self._writable, fd)
+
+    def _again(self, handler: Handler) -> None:
+        self._next.append(handler)
+        self._schedule()
+
+    def _at_end(self, handler: Handler) -> None:
+        self._ending.append(handler)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self.take_turn()
+        self.end_turn()
+
+    def _readable(self, fd: int) -> None:
+        """Told once: a level-triggered loop would go on and on about what a handler has put off."""
+        asyncio.get_running_loop().remove_reader(fd)
+        self._tell(fd, READ)
+
+    def _writable(self, fd: int) -> None:
+        asyncio.get_running_loop().remove_writer(fd)
+        self._tell(fd, WRITE)
+
+    def _tell(self, fd: int, events: int) -> None:
+        handler = self._handlers.get(fd)
+        if handler is None:
+            return
+        try:
+            handler.on_event(events)
+        except Exception:
+            _crashed(handler)
+
+
+def _crashed(handler: Handler) -> None:
+    """A fault of ours ends what it concerns, and nothing else."""
+    log.exception("data path fault", handler=type(handler).__name__)
+    handler.on_crash()
