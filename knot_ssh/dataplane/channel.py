@@ -160,7 +160,7 @@ class Channel:
         ends = String(host) + UInt32(port) + String(origin) + UInt32(origin_port)
         connection.send_packet(MSG_CHANNEL_OPEN, DIRECT_TCPIP, terms, ends)
 
-    def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, packet: SSHPacket) -> None:
+    def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, _packet: Any = None) -> None:
         """asyncssh: the peer has opened the channel that we asked for."""
         self._check_expected()
         if send_pktsize < PACKET_MIN:
@@ -249,24 +249,26 @@ class Channel:
         if not self._readable or self._sent_eof or self._state != OPEN or sock is None or outbox is None:
             return
         budget = PACKET
-        while budget > 0 and self._send_window:
-            place = outbox.place(min(self._send_window, self._peer_packet, budget), small=self._small)
-            if place is None:
-                break
+        while budget > 0 and (window := self._send_window):
+            most = min(window, self._peer_packet, budget)
             try:
-                size = sock.recv_into(place)
+                size = outbox.send_from(sock, self._peer_number, most, self._small)
             except BlockingIOError:
                 self._drained()
                 return
             except OSError:
                 self.abort()
                 return
+            if size is None:
+                break
             if size == 0:
                 self._end_sending()
                 return
-            outbox.commit(self._peer_number, size)
-            self._count_sent(size)
-            if size < len(place) and not self._ended:
+            self._send_window = window - size
+            self._small = size < SMALL
+            self.owner.tally.sent += size
+            self.connection.tally.sent += size  # type: ignore[union-attr]  # it is there while the channel is open
+            if size < outbox.limit and not self._ended:
                 self._drained()
                 return
             budget -= size
@@ -281,12 +283,6 @@ class Channel:
         self._send_window += count
         if not self._queued:
             self.pump()
-
-    def _count_sent(self, size: int) -> None:
-        self._send_window -= size
-        self._small = size < SMALL
-        self.owner.tally.sent += size
-        self.connection.tally.sent += size  # type: ignore[union-attr]  # it is there while the channel is open
 
     def _drained(self) -> None:
         """The socket has no more for now."""
@@ -366,6 +362,28 @@ class Channel:
             if grant:
                 self._say(MSG_CHANNEL_WINDOW_ADJUST, UInt32(grant))
 
+    def got_eof(self) -> None:
+        """The stream from the peer is whole; raises asyncssh.ProtocolError when it must not come."""
+        if self._state != OPEN or self._got_eof:
+            raise asyncssh.ProtocolError("an end that must not come")
+        self._got_eof = True
+        if self._sent_eof:
+            self._close_channel()
+        if self._pending is None:
+            self._end_socket()
+
+    def got_close(self) -> None:
+        """The peer is done with the channel; raises asyncssh.ProtocolError when it must not come."""
+        if self._state != OPEN:
+            raise asyncssh.ProtocolError("Channel not open")
+        self._got_close = True
+        if not self._got_eof:
+            self._reset_socket()
+        self._close_channel()
+        if self._pending is None:
+            self._end_socket()
+        self._detach()
+
     # Everything that is rare
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> bool:
@@ -416,23 +434,11 @@ class Channel:
 
     def _got_end(self, packet: SSHPacket) -> None:
         packet.check_end()
-        if self._got_eof:
-            raise asyncssh.ProtocolError("a second end")
-        self._got_eof = True
-        if self._sent_eof:
-            self._close_channel()
-        if self._pending is None:
-            self._end_socket()
+        self.got_eof()
 
     def _got_closed(self, packet: SSHPacket) -> None:
         packet.check_end()
-        self._got_close = True
-        if not self._got_eof:
-            self._reset_socket()
-        self._close_channel()
-        if self._pending is None:
-            self._end_socket()
-        self._detach()
+        self.got_close()
 
     def _got_request(self, packet: SSHPacket) -> None:
         """There is none that we know; the peer may want to hear that (RFC 4254 section 5.4)."""

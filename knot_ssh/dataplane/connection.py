@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import asyncssh
 from asyncssh.connection import SSHConnection
-from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_IGNORE
+from asyncssh.constants import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_IGNORE,
+)
 from asyncssh.encryption import Encryption
 
 from knot_ssh.dataplane.channel import Channel
@@ -40,7 +47,12 @@ _LENGTH = struct.Struct(">I")
 _PACKET = struct.Struct(">BBII")
 """Padding length, type, channel, and for data its length, for an adjustment the bytes to add."""
 
-_IN_PLACE = (MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST)
+_WINDOW_AND_PACKET = struct.Struct(">II")
+_IN_PLACE = frozenset(
+    (MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE, MSG_CHANNEL_OPEN_CONFIRMATION)
+)
+FIELD = 4
+"""Bytes of a number (RFC 4251 section 5)."""
 PACKET_LENGTH = PACKET + 1024
 """Most that the length field of a packet may say; the data and what goes around it."""
 THROTTLE = 0.01
@@ -63,6 +75,7 @@ class CarryingConnection(SSHConnection):
         self._known = False
         self._was_made = False
         self._opener: Opener | None = None
+        self._sealer: Sealer | None = None
         self._left_over = b""
         self._throttled = False
         self._tiny_allowance = float(plane.limits.small_packets)
@@ -126,6 +139,7 @@ class CarryingConnection(SSHConnection):
         sealer = Sealer.of(encryption) if self._is_ours else None
         if self._is_ours:
             self.plane_transport.outbox.sealer = sealer
+        self._sealer = sealer
         self._sending = sealer or encryption
 
     @property
@@ -157,9 +171,23 @@ class CarryingConnection(SSHConnection):
         self.send_packet(kind, payload)
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """asyncssh puts an empty packet before every other, a remedy for CBC ciphers, of which we have none."""
-        if pkttype != MSG_IGNORE:
+        """Frame a packet ourselves where nothing but that is to be done, and leave the rest to asyncssh.
+
+        asyncssh puts an empty packet before every other, a remedy for CBC ciphers, of which we have none.
+        """
+        if self._sealer and self._auth_complete and self._kex_complete and not self._is_rekey_due:
+            payload = b"".join(args)
+            self.plane_transport.outbox.write(self._sealer.seal_other(pkttype, payload))
+            self.sealed(len(payload))
+        elif pkttype != MSG_IGNORE:
             super().send_packet(pkttype, *args, handler=handler)
+
+    @property
+    def _is_rekey_due(self) -> bool:
+        """Whether it is time for new keys (RFC 4253 section 9)."""
+        return self._rekey_bytes_sent >= self._rekey_bytes or bool(
+            self._rekey_seconds and self.plane.reactor.now >= self._rekey_time
+        )
 
     def log_sent_packet(self, *_args: Any, **_options: Any) -> None:
         """asyncssh's log of packets is not ours."""
@@ -168,9 +196,10 @@ class CarryingConnection(SSHConnection):
         """asyncssh's log of packets is not ours."""
 
     def sealed(self, count: int) -> None:
-        """So many bytes were encrypted beside asyncssh: it may be time for new keys (RFC 4253 section 9)."""
+        """One packet with so many bytes was encrypted beside asyncssh."""
+        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
         self._rekey_bytes_sent += count
-        if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete and self._auth_complete:
+        if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete:
             self._send_kexinit()
             self._kexinit_sent = True
 
@@ -191,12 +220,22 @@ class CarryingConnection(SSHConnection):
 
     def received(self, buffer: memoryview, start: int, end: int) -> tuple[int, bool]:
         """What our own transport has read; see `Receiver`."""
+        self._heard = self.plane.reactor.now
         if self._opener is None:
             self.data_received(bytes(buffer[start:end]))
             start = end - len(self._take_left_over())
+            if self.busy or self._opener is None:
+                return start, not self.busy
         budget = PACKETS_A_TURN
-        more = not self.busy
-        while more and self._opener and (stop := self._packet_end(buffer, start, end)):
+        more = True
+        while more and end - start > LENGTH:
+            length: int = _LENGTH.unpack_from(buffer, start)[0]
+            if length < BLOCK or length % BLOCK or length > PACKET_LENGTH:
+                more = self._violated("a packet is too long, too short, or not a whole number of blocks")
+                break
+            stop = start + LENGTH + length + TAG
+            if stop > end:
+                break
             if budget == 0:
                 self.plane_transport.soon()
                 more = False
@@ -204,44 +243,48 @@ class CarryingConnection(SSHConnection):
             budget -= 1
             more = self._serve(buffer, start, stop)
             start = stop
-        self._heard = self.plane.reactor.now
-        self._count_tiny()
+        if self.tiny_packets:
+            self._count_tiny()
+        if self._opener is None and start < end:
+            self.plane_transport.soon()  # from here on the packets are asyncssh's to open
         return start, more and not self._throttled
 
-    def _packet_end(self, buffer: memoryview, start: int, end: int) -> int:
-        """Where the packet at `start` ends, its tag included; 0 when it is not here as a whole, or cannot be one."""
-        if end - start < LENGTH:
-            return 0
-        length: int = _LENGTH.unpack_from(buffer, start)[0]
-        if length < BLOCK or length % BLOCK or length > PACKET_LENGTH:
-            self._violated("a packet is too long, too short, or not a whole number of blocks")
-            return 0
-        stop = start + LENGTH + length + TAG
-        return stop if stop <= end else 0
-
     def _serve(self, buffer: memoryview, start: int, stop: int) -> bool:
-        """Open one packet and have it served; False when nothing more may be served for now."""
+        """Open one packet and have it served; False when nothing more may be served in this way for now."""
         assert self._opener
         if not self._opener.open(buffer, start, stop):
             return self._violated("a packet was altered on its way")
         padding, kind, number, size = _PACKET.unpack_from(buffer, start + LENGTH)
         channel: Any = self._channels.get(number)
-        if channel.__class__ is Channel and kind in _IN_PLACE:
-            rest = stop - TAG - padding - (start + DATA)
-            try:
-                if kind == MSG_CHANNEL_DATA and size == rest:
-                    channel.data(buffer[start + DATA : start + DATA + size])
-                elif kind == MSG_CHANNEL_WINDOW_ADJUST and rest == 0:
-                    channel.adjust(size)
-                else:
-                    return self._violated("a packet's length does not fit its content")
-            except asyncssh.ProtocolError as error:
-                return self._violated(error.reason)
-            self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
-            return self._transport is not None
-        self._inpbuf = bytes(buffer[start:stop])
-        self._recv_data()
-        return self._transport is not None and not self.busy
+        if channel.__class__ is not Channel or kind not in _IN_PLACE:
+            self._inpbuf = bytes(buffer[start:stop])
+            self._recv_data()
+            return self._transport is not None and self._opener is not None and not self.busy
+        try:
+            self._serve_channel(channel, kind, size, buffer, start + DATA, stop - TAG - padding)
+        except asyncssh.ProtocolError as error:
+            return self._violated(error.reason)
+        self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
+        return self._transport is not None
+
+    def _serve_channel(self, channel: Channel, kind: int, size: int, buffer: memoryview, start: int, end: int) -> None:
+        """Give a channel of ours what is for it; raises asyncssh.ProtocolError.
+
+        `size` is the first field behind the channel's number, if there is one; what follows it lies between start and end.
+        """
+        rest = end - start
+        if kind == MSG_CHANNEL_DATA and size == rest:
+            channel.data(buffer[start:end])
+        elif kind == MSG_CHANNEL_WINDOW_ADJUST and rest == 0:
+            channel.adjust(size)
+        elif kind == MSG_CHANNEL_EOF and rest == -FIELD:
+            channel.got_eof()
+        elif kind == MSG_CHANNEL_CLOSE and rest == -FIELD:
+            channel.got_close()
+        elif kind == MSG_CHANNEL_OPEN_CONFIRMATION and rest == 2 * FIELD:
+            channel.process_open_confirmation(size, *_WINDOW_AND_PACKET.unpack_from(buffer, start))
+        else:
+            raise asyncssh.ProtocolError("a packet's length does not fit its content")
 
     def _violated(self, what: str) -> bool:
         self._send_disconnect(asyncssh.DISC_PROTOCOL_ERROR, what, "en")
@@ -267,8 +310,6 @@ class CarryingConnection(SSHConnection):
 
     def _count_tiny(self) -> None:
         """Read on more slowly from who sends too many tiny packets."""
-        if not self.tiny_packets:
-            return
         now, rate = self.plane.reactor.now, self.plane.limits.small_packets
         self._tiny_allowance = min(float(rate), self._tiny_allowance + (now - self._tiny_since) * rate) - self.tiny_packets
         self._tiny_since = now

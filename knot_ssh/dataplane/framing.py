@@ -81,6 +81,17 @@ class Sealer(_Gcm):
         self._aead.encrypt_into(self._next_nonce(), buffer[body:end], buffer[start:body], buffer[body : end + TAG])
         return end + TAG
 
+    def seal_other(self, kind: int, payload: bytes) -> bytes:
+        """A whole packet of another kind, which is short; `payload` is what follows the type."""
+        size = 2 + len(payload)
+        padding = -size % BLOCK
+        if padding < PADDING_MIN:
+            padding += BLOCK
+        header = (size + padding).to_bytes(LENGTH, "big")
+        return header + self._aead.encrypt(
+            self._next_nonce(), b"".join((bytes((padding, kind)), payload, _PADDING[padding])), header
+        )
+
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
         sealed = self._aead.encrypt(self._next_nonce(), packet, header)
         return header + sealed[:-TAG], sealed[-TAG:]

@@ -51,13 +51,15 @@ class Outbox:
         self._scheduled = False
         self._held = False
         self._polite_until = 0.0
+        self.limit = 0
+        """What the last `send_from` would have read at most."""
 
-    def place(self, most: int, *, small: bool) -> memoryview | None:
-        """Where to put at most so many bytes of data; None when the source has to wait. Follow up with `commit`."""
-        raise NotImplementedError
+    def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
+        """Read once from a socket, and send what came as data of this channel (the peer's number), at most so much.
 
-    def commit(self, channel: int, size: int) -> None:
-        """Send what was put in the place as data of this channel (the peer's number)."""
+        Gives how much it was, 0 at the end of the stream, and None when the source has to wait for its turn. Raises
+        what reading raises. A read that gives less than `limit` has emptied the socket.
+        """
         raise NotImplementedError
 
     def enqueue(self, source: Source, *, small: bool = False) -> None:
@@ -106,11 +108,6 @@ class Outbox:
             self._scheduled = True
             self._reactor.again(self)
 
-    def _note(self, size: int) -> None:
-        """Be polite when somebody talks while others wait."""
-        if size < SMALL and self._queue:
-            self._polite_until = self._reactor.now + POLITE_SECONDS
-
 
 class SealingOutbox(Outbox):
     """Builds packets in one pooled buffer, which leaves in one call at the end of the turn."""
@@ -149,37 +146,39 @@ class SealingOutbox(Outbox):
             self._held or self._blocked or self._overflow or self._pool.size - self._end < WORTHWHILE + RESERVE + OVERHEAD
         )
 
-    def place(self, most: int, *, small: bool) -> memoryview | None:
-        if self._held or self._overflow:
-            return None
-        buffer = self._buffer or self._take_buffer()
-        room = self._pool.size - self._end - OVERHEAD
+    def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
+        end = self._end
+        room = self._pool.size - OVERHEAD - end
         if small:
+            least = 1
             if self._blocked and most > SMALL:
                 most = SMALL
-        elif self._blocked:
-            return None
         else:
+            least = WORTHWHILE
             room -= RESERVE
             if most > POLITE_CHUNK and self._reactor.now < self._polite_until:
                 most = POLITE_CHUNK
-        if room < most:
-            if room < (1 if small else WORTHWHILE):
-                return None
+        if most > room:
             most = room
-        start = self._end + DATA
-        return buffer[start : start + most]
-
-    def commit(self, channel: int, size: int) -> None:
-        assert self._buffer is not None
+            if room < least:
+                return None
+        if self._held or self._overflow or (self._blocked and not small):
+            return None
+        buffer = self._buffer or self._take_buffer()
+        start = end + DATA
+        self.limit = most
+        size = sock.recv_into(buffer[start : start + most])
+        if size == 0:
+            return 0
         if self.sealer:
-            self._end = self.sealer.seal(self._buffer, self._end, channel, size)
+            self._end = self.sealer.seal(buffer, end, channel, size)
             self._on_sealed(size)
         else:
-            start = self._end + DATA
-            payload = channel.to_bytes(4, "big") + size.to_bytes(4, "big") + self._buffer[start : start + size]
+            payload = channel.to_bytes(4, "big") + size.to_bytes(4, "big") + buffer[start : start + size]
             self._send_packet(MSG_CHANNEL_DATA, payload)
-        self._note(size)
+        if size < SMALL and self._queue:
+            self._polite_until = self._reactor.now + POLITE_SECONDS
+        return size
 
     def write(self, data: bytes) -> None:
         """Send a packet that is complete already."""
@@ -210,17 +209,18 @@ class SealingOutbox(Outbox):
     def flush(self) -> None:
         """Give the kernel all that it takes."""
         while not self._closed:
-            if self._start < self._end:
+            start, end = self._start, self._end
+            if start < end:
                 assert self._buffer is not None
                 try:
-                    sent = self._sock.send(self._buffer[self._start : self._end])
+                    start += self._sock.send(self._buffer[start:end])
                 except BlockingIOError:
-                    sent = 0
+                    pass
                 except OSError as error:
                     self._on_lost(error)
                     return
-                self._start += sent
-                if self._start < self._end:
+                if start < end:
+                    self._start = start
                     self._blocked = True
                     return
             self._start = self._end = 0
@@ -228,7 +228,8 @@ class SealingOutbox(Outbox):
                 break
             self._refill()
         self._give_buffer_back()
-        self._schedule()
+        if self._queue:
+            self._schedule()
 
     def close(self) -> None:
         """Send nothing more."""
@@ -268,18 +269,19 @@ class AsyncsshOutbox(Outbox):
     def __init__(self, reactor: Reactor, send_packet: SendPacket) -> None:
         super().__init__(reactor, send_packet)
         self._paused = False
-        self._place = memoryview(bytearray(PLAIN_PACKET))
 
     @property
     def has_room(self) -> bool:
         return not (self._held or self._paused)
 
-    def place(self, most: int, *, small: bool) -> memoryview | None:
-        return self._place[:most] if self.has_room else None
-
-    def commit(self, channel: int, size: int) -> None:
-        self._send_packet(MSG_CHANNEL_DATA, channel.to_bytes(4, "big") + size.to_bytes(4, "big") + bytes(self._place[:size]))
-        self._note(size)
+    def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
+        if not self.has_room:
+            return None
+        self.limit = min(most, PLAIN_PACKET)
+        data = sock.recv(self.limit)
+        if data:
+            self._send_packet(MSG_CHANNEL_DATA, channel.to_bytes(4, "big") + len(data).to_bytes(4, "big") + data)
+        return len(data)
 
     def pause(self) -> None:
         """The transport holds enough."""

@@ -18,7 +18,7 @@ from knot_ssh.dataplane.buffers import Pool
 from knot_ssh.dataplane.framing import can_work_in_place
 from knot_ssh.dataplane.limits import Limits
 from knot_ssh.dataplane.listening import Listener
-from knot_ssh.dataplane.reactor import POLLING, AsyncioReactor, EpollReactor, Reactor
+from knot_ssh.dataplane.reactor import POLLING, AsyncioReactor, EpollReactor, Reactor, ReactorLoop
 from knot_ssh.dataplane.transport import Receiver, Transport
 from knot_ssh.dataplane.windows import Budget
 
@@ -98,7 +98,7 @@ def run(
     if obstacle or kind == "stock":
         return asyncio.run(main(DataPlane(AsyncioReactor(), limits, fast=False, ssh_options=ssh_options)))
     reactor = EpollReactor(polling)
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(reactor)) as runner:
+    with asyncio.Runner(loop_factory=lambda: ReactorLoop(reactor)) as runner:
         gc.freeze()  # what is there by now stays: no need to look at it again and again
         return runner.run(main(DataPlane(reactor, limits, fast=True, ssh_options=ssh_options)))
 

@@ -27,12 +27,15 @@ import select
 import selectors
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any, Protocol, TypeVarTuple, Unpack
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+Arguments = TypeVarTuple("Arguments")
 
 EVENTS_A_TURN = 256
 """Descriptors that are served before the rest of the loop gets its turn."""
@@ -127,8 +130,10 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         self._handlers: dict[int, Handler] = {}
         self._others = selectors.EpollSelector()
         self._epoll = select.epoll()
-        self._epoll.register(self._others.fileno(), select.EPOLLIN)
+        self._others_fd = self._others.fileno()
+        self._epoll.register(self._others_fd, select.EPOLLIN)
         self._busy = False
+        self.leave = False
 
     def watch(self, fd: int, handler: Handler) -> None:
         self._handlers[fd] = handler
@@ -152,25 +157,41 @@ class EpollReactor(_Turns, selectors.BaseSelector):
     # What asyncio asks of its selector
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """One turn: wait for what is ready, serve what is ours, give asyncio what is its."""
-        self.end_turn()
-        events = self._wait(0 if self._next else timeout)
-        self.now = time.monotonic()
-        others: list[tuple[selectors.SelectorKey, int]] = []
+        """Serve what is ours for as long as nothing else is to be done; gives what is ready of asyncio's."""
+        self.leave = False
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self.end_turn()
+            events = self._wait(0 if self._next else timeout)
+            self.now = now = time.monotonic()
+            others = self._serve(events)
+            if self._next:
+                self._busy = True
+                self.take_turn()
+            if self._ending:
+                self.end_turn()
+            if others is not None or self.leave:
+                return others or []
+            if until is not None:
+                timeout = until - now
+                if timeout <= 0:
+                    return []
+
+    def _serve(self, events: list[tuple[int, int]]) -> list[tuple[selectors.SelectorKey, int]] | None:
+        """Tell our handlers; gives what there is for asyncio, None when there is nothing."""
+        others = None
+        self._busy = False
         handlers = self._handlers
-        self._busy = bool(self._next)
         for fd, mask in events:
             handler = handlers.get(fd)
-            if handler:
+            if handler is not None:
                 self._busy = True
                 try:
                     handler.on_event(mask)
                 except Exception:
                     _crashed(handler)
-            elif fd == self._others.fileno():
+            elif fd == self._others_fd:
                 others = self._others.select(0)
-        self.take_turn()
-        self.end_turn()
         return others
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -202,6 +223,30 @@ class EpollReactor(_Turns, selectors.BaseSelector):
                 if events:
                     return events
         return poll(timeout, EVENTS_A_TURN)
+
+
+class ReactorLoop(asyncio.SelectorEventLoop):
+    """An event loop that calls its reactor away from the sockets as soon as there is anything else to do."""
+
+    def __init__(self, reactor: EpollReactor) -> None:
+        self._reactor = reactor
+        super().__init__(reactor)
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Arguments]], object], *args: *Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
+        self._reactor.leave = True
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        self._reactor.leave = True
+        return super().call_at(when, callback, *args, context=context)
 
 
 class AsyncioReactor(_Turns):
