@@ -17,8 +17,8 @@ What is relied on of asyncssh beside its documented interface is all in this fil
 from __future__ import annotations
 
 import asyncio
-import inspect
 import struct
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -27,13 +27,15 @@ from asyncssh.constants import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
+    MSG_CHANNEL_OPEN,
     MSG_CHANNEL_OPEN_CONFIRMATION,
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_IGNORE,
 )
 from asyncssh.encryption import Encryption
+from asyncssh.packet import PacketDecodeError, SSHPacket
 
-from knot_ssh.dataplane.channel import Channel
+from knot_ssh.dataplane.channel import DIRECT_TCPIP, Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.framing import BLOCK, DATA, LENGTH, TAG, Opener, Sealer
 from knot_ssh.dataplane.limits import PACKET, PACKETS_A_TURN, PLAIN_PACKET, WINDOW_MAX, WINDOW_MAX_OPENSSH
@@ -51,6 +53,8 @@ _WINDOW_AND_PACKET = struct.Struct(">II")
 _IN_PLACE = frozenset(
     (MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE, MSG_CHANNEL_OPEN_CONFIRMATION)
 )
+OPEN = 6
+"""Where the payload of a packet starts, behind its type."""
 FIELD = 4
 """Bytes of a number (RFC 4251 section 5)."""
 PACKET_LENGTH = PACKET + 1024
@@ -220,6 +224,8 @@ class CarryingConnection(SSHConnection):
 
     def received(self, buffer: memoryview, start: int, end: int) -> tuple[int, bool]:
         """What our own transport has read; see `Receiver`."""
+        if self.busy:
+            return start, False
         self._heard = self.plane.reactor.now
         if self._opener is None:
             self.data_received(bytes(buffer[start:end]))
@@ -255,6 +261,9 @@ class CarryingConnection(SSHConnection):
         if not self._opener.open(buffer, start, stop):
             return self._violated("a packet was altered on its way")
         padding, kind, number, size = _PACKET.unpack_from(buffer, start + LENGTH)
+        if kind == MSG_CHANNEL_OPEN and self._open_asked(bytes(buffer[start + OPEN : stop - TAG - padding])):
+            self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
+            return self._transport is not None
         channel: Any = self._channels.get(number)
         if channel.__class__ is not Channel or kind not in _IN_PLACE:
             self._inpbuf = bytes(buffer[start:stop])
@@ -286,6 +295,30 @@ class CarryingConnection(SSHConnection):
         else:
             raise asyncssh.ProtocolError("a packet's length does not fit its content")
 
+    def _open_asked(self, payload: bytes) -> bool:
+        """Serve a request for a direct-tcpip channel (RFC 4254 section 7.2), as asyncssh would, without the detours.
+
+        False leaves it to asyncssh: other kinds of channels, other kinds of answers, and whatever is malformed.
+        """
+        if not self._auth_complete or self.is_client() or not payload.startswith(DIRECT_TCPIP):
+            return False
+        try:
+            packet = SSHPacket(payload)
+            packet.get_string()
+            number, window, size = packet.get_uint32(), packet.get_uint32(), packet.get_uint32()
+            host, port = packet.get_string().decode(), packet.get_uint32()
+            origin, origin_port = packet.get_string().decode(), packet.get_uint32()
+            packet.check_end()
+        except (PacketDecodeError, UnicodeDecodeError):
+            return False
+        owner: Any = self._owner
+        try:
+            channel, opening = owner.connection_requested(host, port, origin, origin_port)
+            channel.process_open(number, window, size, opening)
+        except asyncssh.ChannelOpenError as error:
+            self.send_channel_open_failure(number, error.code, error.reason, error.lang)
+        return True
+
     def _violated(self, what: str) -> bool:
         self._send_disconnect(asyncssh.DISC_PROTOCOL_ERROR, what, "en")
         self._force_close(asyncssh.ProtocolError(what))
@@ -294,7 +327,7 @@ class CarryingConnection(SSHConnection):
     @property
     def busy(self) -> bool:
         """Whether asyncssh is in the middle of a packet; it then puts a plain function in its handler's place."""
-        return not inspect.ismethod(self._recv_handler)
+        return self._recv_handler.__class__ is not MethodType
 
     def _finish_recv_packet(
         self, pkttype: int, seq: int, _task: asyncio.Task[Any] | None = None, is_async: bool = False

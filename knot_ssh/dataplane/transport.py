@@ -38,10 +38,6 @@ class Receiver(Protocol):
     def sealed(self, count: int) -> None:
         """So many bytes were encrypted."""
 
-    @property
-    def busy(self) -> bool:
-        """Whether nothing may be read just now."""
-
     def send_payload(self, kind: int, payload: bytes) -> None:
         """Send one packet asyncssh's way."""
 
@@ -59,6 +55,7 @@ class Transport(asyncio.Transport):
         self._readable = False
         self._ended = False
         self._paused = False
+        self._held = False
         self._closed = False
         self._again = False
         self._buffer: memoryview | None = None
@@ -86,7 +83,7 @@ class Transport(asyncio.Transport):
             self._go_on()
 
     def on_turn(self) -> None:
-        self._again = False
+        self._again = self._held = False
         self._go_on()
 
     def on_turn_end(self) -> None:
@@ -157,7 +154,7 @@ class Transport(asyncio.Transport):
 
     def _go_on(self) -> None:
         """Use what is there, then read once; more in another turn."""
-        if self._paused or self._closed or self._connection.busy:
+        if self._paused or self._held or self._closed:
             return
         if (self._start == self._end or self._use()) and self._readable and not self._closed:
             self._read()
@@ -192,6 +189,7 @@ class Transport(asyncio.Transport):
         """Have the connection use what was read; gives whether it wants more."""
         assert self._buffer is not None
         self._start, more = self._connection.received(self._buffer, self._start, self._end)
+        self._held = not more
         self._tidy()
         return more
 
