@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from knot_ssh.addresses import Address
 from knot_ssh.errors import BadInput
@@ -70,6 +70,24 @@ class StopRequest(Message):
     local_port: Port
 
 
+class Counters(Message):
+    """What has passed since `since`. `sent` is towards the target, `received` comes from it."""
+
+    sent: int = Field(description="Bytes.")
+    received: int = Field(description="Bytes.")
+    open: int = Field(description="Connections that are open now.")
+    total: int = Field(description="Connections that were opened.")
+    refused: int = Field(description="Connections that could not be carried.")
+    last_error: str | None = Field(default=None, description="Why the last of those could not.")
+    since: AwareDatetime
+
+
+class LinkStatus(Counters):
+    """The agent's connection to the target's agent, which all forwards to that target share."""
+
+    round_trip: float | None = Field(default=None, description="Seconds to the target's agent and back, at best.")
+
+
 class ForwardStatus(Message):
     """A forward as `list` shows it."""
 
@@ -82,6 +100,8 @@ class ForwardStatus(Message):
     state: Literal["starting", "listening", "waiting", "failed", "stopped"]
     reason: str | None = Field(default=None, description="Why it waits or failed.")
     address: str | None = Field(default=None, description="The target's address that is in use.")
+    counters: Counters | None = Field(default=None, description="Of this forward, while its agent runs.")
+    link: LinkStatus | None = Field(default=None, description="Of the link below it, while there is one.")
 
 
 class ForwardList(Message):

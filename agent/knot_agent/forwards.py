@@ -25,11 +25,13 @@ from knot_ssh.errors import Conflict, KnotError, NotFound, PortTaken, Unavailabl
 from knot_ssh.listening import bind
 from knot_ssh.names import Port
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import ForwardList, ForwardOrder, ForwardStarted, ForwardStatus
+from knot_ssh.wire import Counters, ForwardList, ForwardOrder, ForwardStarted, ForwardStatus, LinkStatus
 
 log = structlog.get_logger(__name__)
 
 BIND_HOST = "127.0.0.1"
+STOPPED = {"state": "stopped", "mode": None, "address": None, "reason": None, "link": None}
+"""What a forward is once it is stopped."""
 
 
 class Forward:
@@ -76,12 +78,14 @@ class Forward:
             persistent=order.persistent,
             state="listening",
             reason=self._last_error,
+            counters=Counters(**self.tally.as_dict()),
         )
         if state is CONNECTING:
             return known.model_copy(update={"state": "starting"})
         if isinstance(state, Down):
             return known.model_copy(update={"state": "failed" if state.gone else "waiting", "reason": state.reason})
-        return known.model_copy(update={"mode": "direct", "address": str(state.address)})
+        link = LinkStatus(**self._link.tally.as_dict(), round_trip=state.connection.round_trip or None)
+        return known.model_copy(update={"mode": "direct", "address": str(state.address), "link": link})
 
     def stop_accepting(self) -> None:
         if self._listener:
@@ -168,7 +172,7 @@ class Forwards:
             forward = self._forwards.pop(local_port, None)
             if forward is None:
                 raise NotFound(f"there is no forward on port {local_port} in this space")
-            status = forward.status().model_copy(update={"state": "stopped", "mode": None, "address": None, "reason": None})
+            status = forward.status().model_copy(update=STOPPED)
             self._links.release(await forward.close())
             log.info("forward stopped", port=local_port)
             return status

@@ -12,10 +12,15 @@ import click
 from knot_ssh.cli.connection import api, given, server_options
 from knot_ssh.cli.params import PORT, SPACE
 from knot_ssh.cli.places import default_socket
+from knot_ssh.cli.tables import show
 from knot_ssh.errors import BadInput, Unavailable
 from knot_ssh.local import AgentSocket
 from knot_ssh.ports import Ports, PortsOfAgent, PortsOfServer
 
+WIDE = [
+    "PORT", "TARGET", "PERSISTENT", "MODE", "ADDRESS", "STATE", "OPEN", "TOTAL", "REFUSED", "SENT", "RECEIVED", "SINCE",
+    "LAST ERROR",
+]  # fmt: skip
 SOCKET_VARIABLE = "KNOT_AGENT_SOCKET"
 
 
@@ -55,14 +60,18 @@ def forward(context: click.Context, words: tuple[str, ...], persistent: bool, fo
 @port.command("list")
 @click.argument("words", nargs=-1, metavar="[SPACE]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-o", "--output", type=click.Choice(["wide"]), help="A table with counters.")
 @server_options
 @click.pass_context
-def list_forwards(context: click.Context, words: tuple[str, ...], as_json: bool) -> None:
+def list_forwards(context: click.Context, words: tuple[str, ...], as_json: bool, output: str | None) -> None:
     """List the forwards of this space, or of SPACE."""
     source, _ = _source(context, words, 0)
     listing = _ports(context).list(source)
     if as_json:
         click.echo(json.dumps(listing, indent=2))
+        return
+    if output and listing["forwards"]:
+        show(WIDE, [_wide_row(entry) for entry in listing["forwards"]])
         return
     place = _in_space(source)
     if not listing["forwards"]:
@@ -123,6 +132,34 @@ def _remarks(entry: dict[str, Any]) -> str:
     if entry["reason"] and entry["reason"] != entry["state"]:
         text = f"{text}; {entry['reason']}" if text else entry["reason"]
     return f" ({text})" if text else ""
+
+
+def _wide_row(entry: dict[str, Any]) -> list[str]:
+    """What the wide table shows of a forward; nothing is counted while its agent does not run."""
+    counted = entry["counters"] or {}
+    size = {name: _size(counted.get(name)) for name in ("sent", "received")}
+    number = {name: str(counted.get(name, "-")) for name in ("open", "total", "refused")}
+    return [
+        str(entry["local_port"]),
+        f"{entry['space']}:{entry['remote_port']}",
+        "yes" if entry["persistent"] else "no",
+        entry["mode"] or "-",
+        entry["address"] or "-",
+        entry["state"],
+        number["open"],
+        number["total"],
+        number["refused"],
+        size["sent"],
+        size["received"],
+        str(counted.get("since", "-")),
+        counted.get("last_error") or entry["reason"] or "-",
+    ]
+
+
+def _size(count: int | None) -> str:
+    from rich.filesize import decimal
+
+    return "-" if count is None else decimal(count)
 
 
 def _in_space(source: str | None) -> str:

@@ -1,14 +1,19 @@
-"""What has passed: counters of one forward, or of one link."""
+"""What has passed: counters of one forward, or of one link.
+
+`sent` went from sockets on this machine into the link, `received` came out of it: seen from a forward, towards the target
+and from it.
+"""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 
 @dataclass(slots=True)
 class Tally:
-    """Bytes, connections, and what went wrong last. `sent` is towards the target, `received` comes from it."""
+    """Bytes, connections, and what went wrong last."""
 
     sent: int = 0
     received: int = 0
@@ -16,13 +21,24 @@ class Tally:
     closed: int = 0
     refused: int = 0
     last_error: str | None = None
-    since: float = field(default_factory=time.time)
-    """Seconds since the epoch."""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
 
     @property
     def open(self) -> int:
         """Connections that are open now."""
         return self.opened - self.closed
+
+    def as_dict(self) -> dict[str, Any]:
+        """For people and programs to read."""
+        return {
+            "sent": self.sent,
+            "received": self.received,
+            "open": self.open,
+            "total": self.opened,
+            "refused": self.refused,
+            "last_error": self.last_error,
+            "since": self.since,
+        }
 
     def refuse(self, reason: str) -> None:
         """One connection could not be carried."""
