@@ -94,8 +94,7 @@ class Dial:
             self._timer = asyncio.get_running_loop().call_later(DIAL_TIMEOUT, self._too_late)
             self._fd = self._channel.sock.fileno()
             self._reactor.watch(self._fd, self)
-        else:
-            self._reactor.want_write(self._fd)
+        self._reactor.want_write(self._fd)
 
     def _stop_waiting(self) -> None:
         if self._timer:

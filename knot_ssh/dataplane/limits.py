@@ -21,8 +21,10 @@ SPARE_BUFFERS = 8
 
 SMALL = 4 * KIB
 """Bytes; a read of less counts as one step of a conversation, which goes before bulk data."""
-POLITE_CHUNK = 64 * KIB
+POLITE_CHUNK = 32 * KIB
 """Bytes of bulk data that are passed on at a time while there is such conversation on the same connection."""
+POLITE_TURN = 64 * KIB
+"""Bytes of bulk data that leave together then: a reply waits for no more than this."""
 POLITE_SECONDS = 0.01
 """How long a connection stays polite after the last small read."""
 

@@ -22,7 +22,7 @@ from asyncssh.constants import MSG_CHANNEL_DATA
 
 from knot_ssh.dataplane.buffers import Pool
 from knot_ssh.dataplane.framing import DATA, OVERHEAD, Sealer
-from knot_ssh.dataplane.limits import BACKLOG, KIB, PLAIN_PACKET, POLITE_CHUNK, POLITE_SECONDS, SMALL
+from knot_ssh.dataplane.limits import BACKLOG, KIB, PLAIN_PACKET, POLITE_CHUNK, POLITE_SECONDS, POLITE_TURN, SMALL
 from knot_ssh.dataplane.reactor import Reactor
 
 RESERVE = 64 * KIB
@@ -142,28 +142,31 @@ class SealingOutbox(Outbox):
 
     @property
     def has_room(self) -> bool:
-        return not (
-            self._held or self._blocked or self._overflow or self._pool.size - self._end < WORTHWHILE + RESERVE + OVERHEAD
-        )
+        return self._bulk_room >= WORTHWHILE
+
+    @property
+    def _bulk_room(self) -> int:
+        """Bytes of bulk data that fit now."""
+        if self._held or self._blocked or self._overflow:
+            return 0
+        most = POLITE_TURN if self._reactor.now < self._polite_until else self._pool.size - OVERHEAD - RESERVE
+        return most - self._end
 
     def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
         end = self._end
-        room = self._pool.size - OVERHEAD - end
         if small:
-            least = 1
+            room = self._pool.size - OVERHEAD - end
+            if self._held or self._overflow or room < SMALL:
+                return None
             if self._blocked and most > SMALL:
                 most = SMALL
         else:
-            least = WORTHWHILE
-            room -= RESERVE
+            room = self._bulk_room
+            if room < WORTHWHILE:
+                return None
             if most > POLITE_CHUNK and self._reactor.now < self._polite_until:
                 most = POLITE_CHUNK
-        if most > room:
-            most = room
-            if room < least:
-                return None
-        if self._held or self._overflow or (self._blocked and not small):
-            return None
+        most = min(most, room)
         buffer = self._buffer or self._take_buffer()
         start = end + DATA
         self.limit = most
@@ -222,6 +225,7 @@ class SealingOutbox(Outbox):
                 if start < end:
                     self._start = start
                     self._blocked = True
+                    self._reactor.want_write(self._sock.fileno())
                     return
             self._start = self._end = 0
             if not self._overflow:

@@ -7,9 +7,9 @@ ordinary selector for asyncio hangs inside ours as one more descriptor, since an
 
 Rules for handlers:
 
-* `on_event(events)` is a hint. Descriptors are watched edge-triggered, for reading and writing at once: whoever was told
-  keeps going until the kernel says EAGAIN, or asks for another turn. A hint may also be stale or wrong, since numbers are
-  used again; handlers ask the kernel and believe only that.
+* `on_event(events)` is a hint. Descriptors are watched edge-triggered, for reading and, once they have been full, for
+  writing: whoever was told keeps going until the kernel says EAGAIN, or asks for another turn. A hint may also be stale
+  or wrong, since numbers are used again; handlers ask the kernel and believe only that.
 * What cannot be finished at once is put off with `again`: `on_turn` comes after all that is new, so that small exchanges
   go before bulk.
 * `at_end(handler)` has `on_turn_end` called before the process waits: what was written in a turn leaves in one call.
@@ -25,6 +25,7 @@ import asyncio
 import os
 import select
 import selectors
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -41,6 +42,9 @@ EVENTS_A_TURN = 256
 """Descriptors that are served before the rest of the loop gets its turn."""
 POLLING = 100e-6
 """Seconds to keep asking after there was work."""
+
+if sys.platform == "linux":
+    READING = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
 READ = 1
 WRITE = 4
@@ -128,6 +132,7 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         self.now = time.monotonic()
         self._polling = polling
         self._handlers: dict[int, Handler] = {}
+        self._writers: set[int] = set()
         self._others = selectors.EpollSelector()
         self._epoll = select.epoll()
         self._others_fd = self._others.fileno()
@@ -137,22 +142,26 @@ class EpollReactor(_Turns, selectors.BaseSelector):
 
     def watch(self, fd: int, handler: Handler) -> None:
         self._handlers[fd] = handler
-        mask = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+        self._writers.discard(fd)
         try:
-            self._epoll.register(fd, mask)
+            self._epoll.register(fd, READING)
         except FileExistsError:  # it was another handler's before
-            self._epoll.modify(fd, mask)
+            self._epoll.modify(fd, READING)
 
     def forget(self, fd: int, handler: Handler) -> None:
         """The kernel forgets by itself when the descriptor is closed."""
         if self._handlers.get(fd) is handler:
             del self._handlers[fd]
+            self._writers.discard(fd)
 
     def want_read(self, fd: int) -> None:
         """Edge-triggered: the kernel tells."""
 
     def want_write(self, fd: int) -> None:
-        """Edge-triggered: the kernel tells."""
+        """Edge-triggered too, once the kernel knows that we care; most sockets never get full."""
+        if fd not in self._writers:
+            self._writers.add(fd)
+            self._epoll.modify(fd, READING | select.EPOLLOUT)
 
     # What asyncio asks of its selector
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -23,3 +24,12 @@ def until(condition: Callable[[], Found | None], seconds: float = 20, what: str 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
         pause.wait(PAUSE)
+
+
+async def becomes(condition: Callable[[], object], seconds: float = 10, what: str = "") -> None:
+    """The same in a coroutine: give the loop its turns until the condition is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        await asyncio.sleep(0.001)

@@ -1,0 +1,189 @@
+"""The rows of the table: what is measured, in which unit, and what is to be reached.
+
+Loopback and a shared machine give no absolute figures worth keeping. A goal is therefore a ratio wherever it can be: to
+OpenSSH in the same round, or to the product's own value without idle connections in the same round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from benchmarks import probes
+from benchmarks.bed import Setup
+from benchmarks.probes import Probe
+
+PRODUCT = "knot"
+REFERENCE = "openssh"
+
+LEVELS = (0, 10, 100, 1000, 5000)
+"""Idle connections at which round trip and new connection are measured for the plot."""
+MANY = LEVELS[-1]
+FAR = 25.0
+"""Milliseconds each way: 50 ms there and back is Europe to the American east coast, nearly."""
+
+
+class Against(Enum):
+    """What a goal compares the product with."""
+
+    REFERENCE = "x OpenSSH"
+    OWN = "x own empty value"
+    NOTHING = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound for the product's value or ratio."""
+
+    sense: str
+    """≥, ≤ or <."""
+    bound: float
+    against: Against = Against.REFERENCE
+
+    def is_met(self, value: float) -> bool:
+        if self.sense == "≥":
+            return value >= self.bound
+        return value < self.bound if self.sense == "<" else value <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table, or one point of the plot."""
+
+    name: str
+    """As in `--rows`."""
+    title: str
+    unit: str
+    probe: Probe
+    setup: Setup
+    goal: Goal | None = None
+    empty: str = ""
+    """The row that measures the same without idle connections; for goals against the own value."""
+    once: bool = False
+    """Measured in the first round alone: memory has no noise, and a second time it would be in use already."""
+    shown: bool = True
+    """Whether it stands in the table; a point of the plot does not."""
+
+    def unit_of(self, goal: Goal) -> str:
+        """What follows the goal's number."""
+        return goal.against.value or self.unit
+
+
+def at_least(bound: float) -> Goal:
+    return Goal("≥", bound)
+
+
+def at_most(bound: float, against: Against = Against.REFERENCE) -> Goal:
+    return Goal("≤", bound, against)
+
+
+def below(bound: float, against: Against) -> Goal:
+    return Goal("<", bound, against)
+
+
+EMPTY = Setup("near")
+LOGINS = Setup("logins")
+LONG_LINE = Setup("far", delay=FAR)
+
+
+def holding(count: int) -> Setup:
+    """With so many idle connections."""
+    return Setup("idle", open=count)
+
+
+TABLE = (
+    Row("download", "one stream, download", "MB/s", probes.download, EMPTY, at_least(1.3)),
+    Row("upload", "one stream, upload", "MB/s", probes.upload, EMPTY, at_least(1.3)),
+    Row("streams", "8 streams", "MB/s", probes.streams, EMPTY, at_least(1.0)),
+    Row("cpu-download", "CPU per GB, both ends, download", "s", probes.cpu_download, EMPTY, at_most(0.8)),
+    Row("cpu-upload", "CPU per GB, both ends, upload", "s", probes.cpu_upload, EMPTY, at_most(0.8)),
+    Row("round-trip", "round trip, back to back", "µs", probes.round_trip, EMPTY, at_most(0.5)),
+    Row("round-trip-paced", "round trip, one byte a ms", "µs", probes.paced, EMPTY, at_most(1.1)),
+    Row("messages-p99", "p99 at 1-8 KiB", "ms", probes.messages, EMPTY, below(0.5, Against.NOTHING)),
+    Row("round-trip-bulk", "round trip beside 8 bulk streams", "ms", probes.round_trip_beside_bulk, EMPTY, at_most(0.33)),
+    Row("connection", "new connection", "µs", probes.connection, EMPTY, at_most(0.75)),
+    Row("connections-16", "connections/s, 16 at once", "1/s", probes.connections_at_once, EMPTY, at_least(1.0)),
+    Row(
+        "round-trip-idle",
+        f"round trip with {MANY:,} idle connections",
+        "µs",
+        probes.round_trip,
+        holding(MANY),
+        below(1.3, Against.OWN),
+        empty="round-trip@0",
+    ),
+    Row(
+        "connection-idle",
+        f"new connection with {MANY:,} idle",
+        "µs",
+        probes.connection,
+        holding(MANY),
+        below(1.3, Against.OWN),
+        empty="connection@0",
+    ),
+    Row(
+        "memory-idle",
+        "memory per idle forwarded connection, one end",
+        "KB",
+        probes.memory_per_connection,
+        holding(MANY),
+        at_most(1.0, Against.NOTHING),
+        once=True,
+    ),
+    Row(
+        "memory-login",
+        "memory per SSH connection on a server",
+        "KB",
+        probes.memory_per_login,
+        LOGINS,
+        at_most(30, Against.NOTHING),
+        once=True,
+    ),
+    Row("far", f"one stream at {2 * FAR:g} ms", "MB/s", probes.stream_far, LONG_LINE, at_least(6)),
+)
+"""What stands in the table, in its order."""
+
+CURVES = tuple(
+    Row(f"{name}@{count}", f"{title} with {count:,} idle", "µs", probe, holding(count), shown=False)
+    for name, title, probe in (
+        ("round-trip", "round trip", probes.round_trip),
+        ("connection", "new connection", probes.connection),
+    )
+    for count in LEVELS
+    if count != MANY
+)
+"""The points of the plot that are not rows of the table."""
+
+LIGHT_MEMORY = Row(
+    "memory@1000",
+    "memory per idle forwarded connection, at 1,000",
+    "KB",
+    probes.memory_per_connection,
+    holding(1000),
+    once=True,
+    shown=False,
+)
+"""Beside `memory-idle`: what buffers and tables grow by in steps shows as a difference between the two."""
+
+ROWS = {row.name: row for row in (*TABLE, *CURVES, LIGHT_MEMORY)}
+
+NOT_BUILT = (
+    ("through the relay, one stream", "≥ 1.3 x `ssh -J`"),
+    ("through the relay, round trip", "≤ 0.6 x `ssh -J`"),
+    ("through the relay, new connection", "≤ 0.8 x `ssh -J`"),
+)
+"""Rows that cannot be measured yet, and their goals."""
+
+
+def chosen(names: list[str]) -> list[Row]:
+    """These rows and what they are compared with; all where none is named. Raises KeyError with an unknown name."""
+    if not names:
+        return list(ROWS.values())
+    rows = {name: ROWS[name] for name in names}
+    rows |= {row.empty: ROWS[row.empty] for row in list(rows.values()) if row.empty}
+    return list(rows.values())
+
+
+def curve(name: str, count: int) -> str:
+    """The row that holds a point of the plot: `round-trip` or `connection`, at so many idle connections."""
+    return f"{name}-idle" if count == MANY else f"{name}@{count}"
