@@ -92,6 +92,9 @@ class Opening(Protocol):
     def begin(self, channel: Channel) -> None:
         """Get a socket, and `confirm` or `refuse`."""
 
+    def give_up(self) -> None:
+        """The channel is over, and its socket about to be closed."""
+
 
 class Channel:
     """A socket and, once it is opened one way or the other, an SSH channel."""
@@ -101,6 +104,7 @@ class Channel:
         "_fd",
         "_got_close",
         "_got_eof",
+        "_opening",
         "_outbox",
         "_peer_number",
         "_peer_packet",
@@ -127,6 +131,7 @@ class Channel:
         self._state = NEW
         self._fd = -1
         self._outbox: Outbox | None = None
+        self._opening: Opening | None = None
         self._window: ReceiveWindow | None = None
         self._pending: bytearray | None = None
         self._peer_number = 0
@@ -190,6 +195,7 @@ class Channel:
             self._detach()
             raise
         self._take_terms(send_chan, send_window, send_pktsize)
+        self._opening = opening
         opening.begin(self)
 
     def set_inbound_peer_names(self, *_names: Any) -> None:
@@ -275,6 +281,8 @@ class Channel:
         if self._send_window:
             self._queued = True
             outbox.enqueue(self, small=self._small)
+        elif self._ended and self._is_at_end():  # the end needs no window
+            self._end_sending()
 
     def adjust(self, count: int) -> None:
         """The peer takes so many bytes more (RFC 4254 section 5.2); raises asyncssh.ProtocolError when it must not."""
@@ -345,7 +353,7 @@ class Channel:
             del self._pending[:sent]
             self.owner.plane.reactor.want_write(self._fd)
         self._passed(sent)
-        if self._pending is None and self._got_eof:
+        if self._got_eof:
             self._end_socket()
 
     def _passed(self, count: int) -> None:
@@ -369,8 +377,7 @@ class Channel:
         self._got_eof = True
         if self._sent_eof:
             self._close_channel()
-        if self._pending is None:
-            self._end_socket()
+        self._end_socket()
 
     def got_close(self) -> None:
         """The peer is done with the channel; raises asyncssh.ProtocolError when it must not come."""
@@ -380,8 +387,7 @@ class Channel:
         if not self._got_eof:
             self._reset_socket()
         self._close_channel()
-        if self._pending is None:
-            self._end_socket()
+        self._end_socket()
         self._detach()
 
     # Everything that is rare
@@ -465,6 +471,7 @@ class Channel:
     def _open(self) -> None:
         assert self.connection
         self._state = OPEN
+        self._opening = None
         self.connection.tally.opened += 1
         self.owner.tally.opened += 1
         if self.sock:
@@ -502,8 +509,8 @@ class Channel:
         self._check_gone()
 
     def _end_socket(self) -> None:
-        """The stream towards the local reader is whole and with the kernel: show its end."""
-        if self.sock is None:
+        """The stream towards the local reader has come to its end: show it, once the kernel has the last byte."""
+        if self.sock is None or self._pending is not None:
             return
         try:
             if self._sent_eof or self._got_close:
@@ -524,6 +531,8 @@ class Channel:
             return
         if self._fd >= 0:
             self.owner.plane.reactor.forget(self._fd, self)
+        elif self._opening:
+            self._opening.give_up()
         self.sock.close()
         self.sock = None
         self._check_gone()
@@ -534,6 +543,14 @@ class Channel:
             if self._window:
                 self._window.close()
             self.owner.channel_gone(self)
+
+    def _is_at_end(self) -> bool:
+        """Whether nothing but the end is left to read."""
+        assert self.sock
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except OSError:  # nothing yet, or an error that the next read will meet
+            return False
 
     def _is_broken(self) -> bool:
         """Whether the kernel says that the connection was reset."""

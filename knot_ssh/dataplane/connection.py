@@ -313,7 +313,10 @@ class CarryingConnection(SSHConnection):
             return False
         owner: Any = self._owner
         try:
-            channel, opening = owner.connection_requested(host, port, origin, origin_port)
+            answer = owner.connection_requested(host, port, origin, origin_port)
+            if not isinstance(answer, tuple):
+                return False
+            channel, opening = answer
             channel.process_open(number, window, size, opening)
         except asyncssh.ChannelOpenError as error:
             self.send_channel_open_failure(number, error.code, error.reason, error.lang)

@@ -46,9 +46,9 @@ class Dial:
         self._try_next()
 
     def on_event(self, events: int) -> None:
-        """The connection stands, or was refused, or the number of an old descriptor came up again."""
-        sock = self._channel.sock
-        self._end_with(sock.connect_ex((self._address, self._port)) if sock else errno.ECANCELED)
+        """The connection stands, or was refused; or neither yet."""
+        assert self._channel.sock
+        self._end_with(self._channel.sock.connect_ex((self._address, self._port)))
 
     def on_turn(self) -> None:
         pass
@@ -79,11 +79,11 @@ class Dial:
         if code in UNDER_WAY:
             self._wait()
             return
-        self._stop_waiting()
+        self.give_up()
         sock = self._channel.sock
         if code in (0, errno.EISCONN) and sock:
             self._channel.confirm(sock)
-        elif code != errno.ECANCELED:
+        else:
             self._channel.drop_socket()
             self._reason = self._reason or (os.strerror(code).lower() if code != errno.ETIMEDOUT else "no answer")
             self._try_next()
@@ -96,14 +96,15 @@ class Dial:
             self._reactor.watch(self._fd, self)
         self._reactor.want_write(self._fd)
 
-    def _stop_waiting(self) -> None:
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
             self._reactor.forget(self._fd, self)
 
     def _too_late(self) -> None:
-        self._end_with(errno.ETIMEDOUT if self._channel.sock else errno.ECANCELED)
+        self._end_with(errno.ETIMEDOUT)
 
 
 def _new_socket(address: str) -> socket.socket:

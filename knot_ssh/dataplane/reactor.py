@@ -330,4 +330,7 @@ class AsyncioReactor(_Turns):
 def _crashed(handler: Handler) -> None:
     """A fault of ours ends what it concerns, and nothing else."""
     log.exception("data path fault", handler=type(handler).__name__)
-    handler.on_crash()
+    try:
+        handler.on_crash()
+    except Exception:
+        log.exception("data path fault", handler=type(handler).__name__, twice=True)
