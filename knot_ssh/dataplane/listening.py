@@ -60,8 +60,8 @@ class Listener:
         pass
 
     def on_crash(self) -> None:
-        """What was accepted is lost; go on accepting."""
-        self._reactor.again(self)
+        """What was accepted is lost; go on accepting, but not in a hot loop."""
+        self._retry = asyncio.get_running_loop().call_later(RETRY, self._reactor.again, self)
 
     def close(self) -> None:
         """Accept no more, and free the port."""

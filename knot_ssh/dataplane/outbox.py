@@ -23,7 +23,7 @@ from asyncssh.constants import MSG_CHANNEL_DATA
 from knot_ssh.dataplane.buffers import Pool
 from knot_ssh.dataplane.framing import DATA, OVERHEAD, Sealer
 from knot_ssh.dataplane.limits import BACKLOG, KIB, PLAIN_PACKET, POLITE_CHUNK, POLITE_SECONDS, POLITE_TURN, SMALL
-from knot_ssh.dataplane.reactor import Reactor
+from knot_ssh.dataplane.reactor import Handler, Reactor, crashed
 
 RESERVE = 64 * KIB
 """Bytes of the buffer that bulk data leaves free."""
@@ -34,7 +34,7 @@ SendPacket = Callable[[int, bytes], None]
 """asyncssh's way of sending one packet: type and payload."""
 
 
-class Source(Protocol):
+class Source(Handler, Protocol):
     """Something that has data to send."""
 
     def pump(self) -> None:
@@ -91,7 +91,11 @@ class Outbox:
         for _ in range(len(queue)):
             if not queue or not self.has_room:
                 break
-            queue.popleft().pump()
+            source = queue.popleft()
+            try:
+                source.pump()
+            except Exception:
+                crashed(source)
         self._schedule()
 
     def on_turn_end(self) -> None:
@@ -101,7 +105,7 @@ class Outbox:
         pass
 
     def on_crash(self) -> None:
-        """The connection's own handler ends what must end."""
+        """Sources end by themselves."""
 
     def _schedule(self) -> None:
         if self._queue and not self._scheduled and self.has_room:

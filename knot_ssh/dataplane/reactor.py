@@ -112,7 +112,7 @@ class _Turns:
             try:
                 handler.on_turn()
             except Exception:
-                _crashed(handler)
+                crashed(handler)
 
     def end_turn(self) -> None:
         """Let leave what was written."""
@@ -121,7 +121,7 @@ class _Turns:
             try:
                 handler.on_turn_end()
             except Exception:
-                _crashed(handler)
+                crashed(handler)
 
 
 class EpollReactor(_Turns, selectors.BaseSelector):
@@ -135,6 +135,7 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         self._writers: set[int] = set()
         self._others = selectors.EpollSelector()
         self._epoll = select.epoll()
+        self._poll = self._epoll.poll
         self._others_fd = self._others.fileno()
         self._epoll.register(self._others_fd, select.EPOLLIN)
         self._busy = False
@@ -169,9 +170,9 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         """Serve what is ours for as long as nothing else is to be done; gives what is ready of asyncio's."""
         self.leave = False
         until = None if timeout is None else time.monotonic() + timeout
+        self.end_turn()
         while True:
-            self.end_turn()
-            events = self._wait(0 if self._next else timeout)
+            events = self._poll(0, EVENTS_A_TURN) or self._wait(0 if self._next else timeout)
             self.now = now = time.monotonic()
             others = self._serve(events)
             if self._next:
@@ -198,7 +199,7 @@ class EpollReactor(_Turns, selectors.BaseSelector):
                 try:
                     handler.on_event(mask)
                 except Exception:
-                    _crashed(handler)
+                    crashed(handler)
             elif fd == self._others_fd:
                 others = self._others.select(0)
         return others
@@ -220,10 +221,10 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         self._others.close()
 
     def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        poll = self._epoll.poll
-        events = poll(0, EVENTS_A_TURN)
-        if events or timeout == 0:
-            return events
+        """Nothing is ready: ask a little longer where there was work just now, then sleep."""
+        if timeout == 0:
+            return []
+        poll = self._poll
         if self._busy:
             until = time.perf_counter() + self._polling
             while time.perf_counter() < until:
@@ -324,11 +325,11 @@ class AsyncioReactor(_Turns):
         try:
             handler.on_event(events)
         except Exception:
-            _crashed(handler)
+            crashed(handler)
 
 
-def _crashed(handler: Handler) -> None:
-    """A fault of ours ends what it concerns, and nothing else."""
+def crashed(handler: Handler) -> None:
+    """A fault of ours, which is being handled: it ends what it concerns, and nothing else."""
     log.exception("data path fault", handler=type(handler).__name__)
     try:
         handler.on_crash()
