@@ -47,6 +47,7 @@ class Report:
             "is shared: believe ratios, not figures. What stands around them: [README.md](README.md).\n",
             self._table(),
             self._notes(),
+            self._missed(),
             "\n## What was run\n",
             self._peers(),
         ]
@@ -86,6 +87,11 @@ class Report:
         if found is None:
             return [text, NONE, NONE]
         return [text, f"{_number(found.middle)} {row.unit_of(goal).split()[0]}", "yes" if goal.is_met(found.middle) else "NO"]
+
+    def _missed(self) -> str:
+        """What was tried for the goals that were missed."""
+        lines = [f"- {row.title}: {row.tried}" for row in self.rows if row.tried and self._goal(row)[2] == "NO"]
+        return "\n## Goals that were missed\n\n" + "\n".join(lines) if lines else ""
 
     def _footnotes(self) -> list[str]:
         shown = {row.name for row in self.rows}

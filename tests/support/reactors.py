@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Concatenate, ParamSpec
 
 import pytest
@@ -61,11 +62,12 @@ def _on(kinds: tuple[str, ...], test: Test[Fixtures]) -> Callable[..., None]:
     """A test without `async` and without the plane, with the kind of reactor in its place."""
 
     def on_each(kind: str, **fixtures: Any) -> None:
-        run_on(kind, lambda plane: test(plane, **fixtures))
+        run_on(kind, partial(test, **fixtures))
 
     kind, *others = inspect.signature(test).parameters.values()
     signature = inspect.Signature([kind.replace(name="kind", annotation=str), *others])
     for name, value in (("__name__", test.__name__), ("__doc__", test.__doc__), ("__module__", test.__module__)):
         setattr(on_each, name, value)
     setattr(on_each, "__signature__", signature)  # noqa: B010  # functions have it, their type does not
-    return pytest.mark.parametrize("kind", kinds)(on_each)
+    parametrized: Callable[..., None] = pytest.mark.parametrize("kind", kinds)(on_each)
+    return parametrized
