@@ -101,12 +101,12 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
         keeper = self.get_owner()
         if shown is None or not isinstance(keeper, Doorkeeper):
             return False
-        self.pause_reading()
+        self.stop_reading("login")
         try:
             if not await keeper.welcomes(username, shown):
                 return False
         finally:
-            self.resume_reading()
+            self.go_on_reading("login")
         if not msg:
             return True
         key = shown if isinstance(shown, asyncssh.SSHKey) else shown.key
@@ -120,15 +120,6 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
         self._tries += 1
         if self._tries > LOGIN_TRIES:
             raise asyncssh.DisconnectError(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many attempts to log in")
-
-    def pause_reading(self) -> None:
-        """Read nothing from the peer until `resume_reading`."""
-        if self._transport and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._transport and not self._transport.is_closing():
-            self._transport.resume_reading()
 
     def _signed(self, key: asyncssh.SSHKey, msg: bytes, signature: bytes) -> bool:
         """Whether this is the key's signature, of an algorithm we accept (RFC 4252 section 7)."""

@@ -38,7 +38,7 @@ from asyncssh.packet import PacketDecodeError, SSHPacket
 from knot_ssh.dataplane.channel import DIRECT_TCPIP, Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.framing import BLOCK, DATA, LENGTH, TAG, Opener, Sealer
-from knot_ssh.dataplane.limits import PACKET, PACKETS_A_TURN, PLAIN_PACKET, WINDOW_MAX, WINDOW_MAX_OPENSSH
+from knot_ssh.dataplane.limits import KIB, PACKET, PACKETS_A_TURN, PLAIN_PACKET, WINDOW_MAX, WINDOW_MAX_OPENSSH
 from knot_ssh.dataplane.outbox import AsyncsshOutbox, Outbox
 from knot_ssh.dataplane.transport import Transport
 
@@ -59,6 +59,8 @@ FIELD = 4
 """Bytes of a number (RFC 4251 section 5)."""
 PACKET_LENGTH = PACKET + 1024
 """Most that the length field of a packet may say; the data and what goes around it."""
+PIECE = 16 * KIB
+"""Bytes that asyncssh is given at a time: its parser copies the rest of them for each packet, however small."""
 THROTTLE = 0.01
 """Seconds to leave a connection alone that sends too many tiny packets."""
 
@@ -81,7 +83,8 @@ class CarryingConnection(SSHConnection):
         self._opener: Opener | None = None
         self._sealer: Sealer | None = None
         self._left_over = b""
-        self._throttled = False
+        self._unread = bytearray()
+        self._not_reading: set[str] = set()
         self._tiny_allowance = float(plane.limits.small_packets)
         self._tiny_since = plane.reactor.now
         self._heard = 0.0
@@ -217,10 +220,52 @@ class CarryingConnection(SSHConnection):
 
     # Receiving
 
+    def stop_reading(self, reason: str) -> None:
+        """Read nothing from the peer until every reason is taken back."""
+        self._not_reading.add(reason)
+        if self._transport and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def go_on_reading(self, reason: str) -> None:
+        """Take one reason back."""
+        self._not_reading.discard(reason)
+        if not self._not_reading and self._transport and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def data_received(self, data: bytes, datatype: asyncssh.DataType = None) -> None:
-        """What asyncssh parses by itself: everything on asyncio's transports."""
-        super().data_received(data, datatype)
-        self._count_tiny()
+        """What an asyncio transport has read; asyncssh is given it piece by piece, and others have their turn between."""
+        self._unread += data
+        if "unread" not in self._not_reading:
+            self.on_turn()
+
+    def on_turn(self) -> None:
+        """Give asyncssh the next piece."""
+        if self.busy:
+            self.stop_reading("unread")
+            return
+        piece = bytes(self._unread[:PIECE])
+        del self._unread[:PIECE]
+        self._parse(piece)
+        if self._unread and self._transport:
+            self.stop_reading("unread")
+            self.plane.reactor.again(self)
+        else:
+            self.go_on_reading("unread")
+
+    def on_event(self, events: int) -> None:
+        pass
+
+    def on_turn_end(self) -> None:
+        pass
+
+    def on_crash(self) -> None:
+        self.abort()
+
+    def _parse(self, piece: bytes) -> None:
+        """Have asyncssh decrypt and serve this."""
+        super().data_received(piece)
+        if self.tiny_packets:
+            self._count_tiny()
 
     def received(self, buffer: memoryview, start: int, end: int) -> tuple[int, bool]:
         """What our own transport has read; see `Receiver`."""
@@ -228,10 +273,13 @@ class CarryingConnection(SSHConnection):
             return start, False
         self._heard = self.plane.reactor.now
         if self._opener is None:
-            self.data_received(bytes(buffer[start:end]))
-            start = end - len(self._take_left_over())
+            stop = min(end, start + PIECE)
+            self._parse(bytes(buffer[start:stop]))
+            start = stop - len(self._take_left_over())
             if self.busy or self._opener is None:
-                return start, not self.busy
+                if not self.busy:
+                    self.plane_transport.soon()
+                return start, False
         budget = PACKETS_A_TURN
         more = True
         while more and end - start > LENGTH:
@@ -253,7 +301,7 @@ class CarryingConnection(SSHConnection):
             self._count_tiny()
         if self._opener is None and start < end:
             self.plane_transport.soon()  # from here on the packets are asyncssh's to open
-        return start, more and not self._throttled
+        return start, more
 
     def _serve(self, buffer: memoryview, start: int, stop: int) -> bool:
         """Open one packet and have it served; False when nothing more may be served in this way for now."""
@@ -338,6 +386,8 @@ class CarryingConnection(SSHConnection):
         super()._finish_recv_packet(pkttype, seq, _task, is_async)
         if is_async and self._is_ours:
             self.plane_transport.push_back(self._take_left_over())
+        elif is_async and "unread" in self._not_reading:
+            self.plane.reactor.again(self)
 
     def _take_left_over(self) -> bytes:
         """What asyncssh had received, and must not parse, when the first keys came."""
@@ -350,15 +400,9 @@ class CarryingConnection(SSHConnection):
         self._tiny_allowance = min(float(rate), self._tiny_allowance + (now - self._tiny_since) * rate) - self.tiny_packets
         self._tiny_since = now
         self.tiny_packets = 0
-        if self._tiny_allowance < 0 and not self._throttled and self._transport:
-            self._throttled = True
-            self._transport.pause_reading()
-            self._loop.call_later(max(THROTTLE, -self._tiny_allowance / rate), self._unthrottle)
-
-    def _unthrottle(self) -> None:
-        self._throttled = False
-        if self._transport:
-            self._transport.resume_reading()
+        if self._tiny_allowance < 0 and "throttled" not in self._not_reading:
+            self.stop_reading("throttled")
+            self._loop.call_later(max(THROTTLE, -self._tiny_allowance / rate), self.go_on_reading, "throttled")
 
     # Liveness
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import resource
 import socket
@@ -27,6 +28,9 @@ log = structlog.get_logger(__name__)
 Kind = Literal["fast", "stock"]
 Result = TypeVar("Result")
 
+M_MMAP_THRESHOLD = -3
+LARGE = 1024 * 1024
+"""Bytes; a block of this size is worth the system calls."""
 TESTED = ("2.24.1",)
 """Versions of asyncssh that the whole suite has passed on."""
 
@@ -91,6 +95,7 @@ def run(
     `ssh_options` are asyncssh's, for every connection of this process. `polling` is in seconds.
     """
     raise_descriptor_limit()
+    return_memory()
     limits = limits or Limits()
     obstacle = why_not_fast() if kind == "fast" else ""
     if obstacle:
@@ -119,6 +124,16 @@ def raise_descriptor_limit() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def return_memory() -> None:
+    """Have glibc give large blocks back to the system when they are freed.
+
+    By itself it takes the first such block for a sign that more will come, and keeps the memory of every connection that
+    was ever stuck.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 async def _dialled(host: str, port: int) -> socket.socket:

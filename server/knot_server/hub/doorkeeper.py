@@ -97,13 +97,13 @@ class HubDoorkeeper(Doorkeeper):
             token = JoinToken.parse(password)
         except (BadInput, KnotError):
             return False
-        self.connection.pause_reading()
+        self.connection.stop_reading("login")
         try:
             if username != JOIN_LOGIN or not await self._asked(self._lobby.enrolment.knows_token(token.id, token.secret)):
                 log.warning("join refused", reason="unknown token", peer=self._peer())
                 return False
         finally:
-            self.connection.resume_reading()
+            self.connection.go_on_reading("login")
         self._visitor = Joiner(token.id)
         return True
 
