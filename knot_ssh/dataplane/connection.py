@@ -61,6 +61,8 @@ PACKET_LENGTH = PACKET + 1024
 """Most that the length field of a packet may say; the data and what goes around it."""
 PIECE = 16 * KIB
 """Bytes that asyncssh is given at a time: its parser copies the rest of them for each packet, however small."""
+DEFERRED = 20_000
+"""Packets that wait for an exchange of keys to end; a peer that causes more, and does not end it, is given up."""
 THROTTLE = 0.01
 """Seconds to leave a connection alone that sends too many tiny packets."""
 
@@ -188,6 +190,8 @@ class CarryingConnection(SSHConnection):
             self.sealed(len(payload))
         elif pkttype != MSG_IGNORE:
             super().send_packet(pkttype, *args, handler=handler)
+            if len(self._deferred_packets) > DEFERRED:
+                self._force_close(asyncssh.ProtocolError("the peer does not finish the exchange of keys"))
 
     @property
     def _is_rekey_due(self) -> bool:

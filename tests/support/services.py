@@ -145,6 +145,11 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def is_reset(sock: socket.socket) -> bool:
+    """Whether the other side has reset the connection; reads nothing."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
 def is_refused(port: int) -> bool:
     """Whether nobody listens there."""
     with socket.socket() as sock:
