@@ -271,7 +271,7 @@ class Channel:
                 self._end_sending()
                 return
             self._send_window = window - size
-            self._small = size < SMALL
+            self._small = size < SMALL and size < outbox.limit
             self.owner.tally.sent += size
             self.connection.tally.sent += size  # type: ignore[union-attr]  # it is there while the channel is open
             if size < outbox.limit and not self._ended:
@@ -474,10 +474,13 @@ class Channel:
         self._opening = None
         self.connection.tally.opened += 1
         self.owner.tally.opened += 1
+        self.owner.channel_opened(self)
         if self.sock:
             self._fd = self.sock.fileno()
-            self.owner.plane.reactor.watch(self._fd, self)
-        self.owner.channel_opened(self)
+            try:
+                self.owner.plane.reactor.watch(self._fd, self)
+            except OSError:  # the system watches too many descriptors already
+                self.abort()
 
     def _never_open(self, reason: str) -> None:
         if self.connection:
