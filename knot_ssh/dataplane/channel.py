@@ -281,7 +281,7 @@ class Channel:
         if self._send_window:
             self._queued = True
             outbox.enqueue(self, small=self._small)
-        elif self._ended and self._is_at_end():  # the end needs no window
+        elif self._is_at_end():  # the end needs no window
             self._end_sending()
 
     def adjust(self, count: int) -> None:
@@ -552,8 +552,11 @@ class Channel:
         assert self.sock
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
-        except OSError:  # nothing yet, or an error that the next read will meet
-            return False
+        except BlockingIOError:
+            self._drained()
+        except OSError:
+            self.abort()
+        return False
 
     def _is_broken(self) -> bool:
         """Whether the kernel says that the connection was reset."""
