@@ -30,6 +30,7 @@ from asyncssh.constants import (
     MSG_CHANNEL_OPEN,
     MSG_CHANNEL_OPEN_CONFIRMATION,
     MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
 )
 from asyncssh.encryption import Encryption
@@ -38,7 +39,7 @@ from asyncssh.packet import PacketDecodeError, SSHPacket
 from knot_ssh.dataplane.channel import DIRECT_TCPIP, Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.framing import BLOCK, DATA, LENGTH, TAG, Opener, Sealer
-from knot_ssh.dataplane.limits import KIB, PACKET, PACKETS_A_TURN, PLAIN_PACKET, WINDOW_MAX, WINDOW_MAX_OPENSSH
+from knot_ssh.dataplane.limits import BACKLOG, KIB, PACKET, PACKETS_A_TURN, PLAIN_PACKET, WINDOW_MAX, WINDOW_MAX_OPENSSH
 from knot_ssh.dataplane.outbox import AsyncsshOutbox, Outbox
 from knot_ssh.dataplane.transport import Transport
 
@@ -59,8 +60,10 @@ FIELD = 4
 """Bytes of a number (RFC 4251 section 5)."""
 PACKET_LENGTH = PACKET + 1024
 """Most that the length field of a packet may say; the data and what goes around it."""
-PIECE = 16 * KIB
+PIECE = 8 * KIB
 """Bytes that asyncssh is given at a time: its parser copies the rest of them for each packet, however small."""
+REQUESTS = 64
+"""Global requests (RFC 4254 section 4) of one peer that may wait for an answer."""
 DEFERRED = 20_000
 """Packets that wait for an exchange of keys to end; a peer that causes more, and does not end it, is given up."""
 THROTTLE = 0.01
@@ -192,6 +195,8 @@ class CarryingConnection(SSHConnection):
             super().send_packet(pkttype, *args, handler=handler)
             if len(self._deferred_packets) > DEFERRED:
                 self._force_close(asyncssh.ProtocolError("the peer does not finish the exchange of keys"))
+            if self._transport and self._transport.get_write_buffer_size() > BACKLOG:
+                self._force_close(asyncssh.ConnectionLost("the peer does not read what it is sent"))
 
     @property
     def _is_rekey_due(self) -> bool:
@@ -373,6 +378,14 @@ class CarryingConnection(SSHConnection):
         except asyncssh.ChannelOpenError as error:
             self.send_channel_open_failure(number, error.code, error.reason, error.lang)
         return True
+
+    def _process_global_request(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        """asyncssh takes a task and a place in a queue for some requests, as many as the peer likes."""
+        if len(self._global_request_queue) >= REQUESTS:
+            raise asyncssh.ProtocolError("too many requests at once")
+        super()._process_global_request(pkttype, pktid, packet)
+
+    _packet_handlers = SSHConnection._packet_handlers | {MSG_GLOBAL_REQUEST: _process_global_request}
 
     def _violated(self, what: str) -> bool:
         self._send_disconnect(asyncssh.DISC_PROTOCOL_ERROR, what, "en")
