@@ -21,6 +21,7 @@ from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.dialling import Dial
 from knot_ssh.dataplane.plane import Closeable, DataPlane
+from knot_ssh.logs import Sparing
 from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -99,6 +100,7 @@ class EndpointDoorkeeper(Doorkeeper):
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self.client: ClientCertificate | None = None
+        self._sparing = Sparing()
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         super().connection_made(conn)
@@ -121,7 +123,7 @@ class EndpointDoorkeeper(Doorkeeper):
         addresses = destinations(dest_host, dest_port, self._rules.allow)
         refusal = self._refusal() or (None if addresses else "address not allowed")
         if refusal:
-            log.warning("channel refused", reason=refusal, host=dest_host[:255], port=dest_port)
+            self._sparing.warning(log, "channel refused", reason=refusal, host=dest_host[:255], port=dest_port)
             raise _prohibited("not allowed here")
         channel = Channel(self._rules)
         self._rules.channels.add(channel)

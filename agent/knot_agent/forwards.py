@@ -23,6 +23,7 @@ from knot_ssh.dataplane.listening import Listener, born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import Conflict, KnotError, NotFound, PortTaken, Unavailable
 from knot_ssh.listening import bind
+from knot_ssh.logs import Sparing
 from knot_ssh.names import Port
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import Counters, ForwardList, ForwardOrder, ForwardStarted, ForwardStatus, LinkStatus
@@ -47,6 +48,7 @@ class Forward:
         self._channels = Channels()
         self._tasks = Tasks()
         self._last_error: str | None = None
+        self._sparing = Sparing()
 
     def listen(self) -> None:
         """Bind the port and start accepting; raises PortTaken or Conflict."""
@@ -110,7 +112,8 @@ class Forward:
     def channel_refused(self, channel: Channel, reason: str) -> None:
         self.tally.refuse(reason)
         self._last_error = f"last connection failed: {reason}"
-        log.warning("connection refused", port=self.order.local_port, target=self.order.target.name, reason=reason)
+        order = self.order
+        self._sparing.warning(log, "connection refused", port=order.local_port, target=order.target.name, reason=reason)
 
     def channel_gone(self, channel: Channel) -> None:
         self._channels.remove(channel)

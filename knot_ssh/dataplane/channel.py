@@ -48,7 +48,7 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import SSHPacket, String, UInt32
 
-from knot_ssh.dataplane.limits import PACKET, PACKET_MIN, SEND_WINDOW_MAX, SMALL, TINY
+from knot_ssh.dataplane.limits import PACKET, PACKET_MIN, PACKETS_A_CHUNK, SEND_WINDOW_MAX, SMALL, TINY
 from knot_ssh.dataplane.reactor import ERROR, HANGUP, PEER_ENDED, WRITE
 from knot_ssh.dataplane.windows import ReceiveWindow
 
@@ -255,7 +255,9 @@ class Channel:
         if not self._readable or self._sent_eof or self._state != OPEN or sock is None or outbox is None:
             return
         budget = PACKET
-        while budget > 0 and (window := self._send_window):
+        packets = 0
+        while budget > 0 and packets < PACKETS_A_CHUNK and (window := self._send_window):
+            packets += 1
             most = min(window, self._peer_packet, budget)
             try:
                 size = outbox.send_from(sock, self._peer_number, most, self._small)
@@ -404,6 +406,10 @@ class Channel:
 
     def log_received_packet(self, *_args: Any) -> None:
         """asyncssh's log of packets is not ours."""
+
+    def cut_off(self) -> None:
+        """The connection is lost: nothing more is to be read. `process_connection_close` follows."""
+        self._outbox = None
 
     def process_connection_close(self, exc: Exception | None) -> None:
         """asyncssh: the connection is lost, and with it the channel."""

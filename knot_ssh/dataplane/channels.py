@@ -26,6 +26,7 @@ class Channels:
         self._channels.discard(channel)
         if not self._channels and self._idle:
             self._idle.set()
+            self._idle = None
 
     def abort(self) -> None:
         """Reset every one."""
@@ -35,5 +36,5 @@ class Channels:
     async def wait_idle(self) -> None:
         """Wait until there is none."""
         while self._channels:
-            self._idle = asyncio.Event()
+            self._idle = self._idle or asyncio.Event()
             await self._idle.wait()

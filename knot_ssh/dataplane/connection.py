@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,19 @@ from asyncssh.packet import PacketDecodeError, SSHPacket
 from knot_ssh.dataplane.channel import DIRECT_TCPIP, Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.framing import BLOCK, DATA, LENGTH, TAG, Opener, Sealer
-from knot_ssh.dataplane.limits import BACKLOG, KIB, PACKET, PACKETS_A_TURN, PLAIN_PACKET, WINDOW_MAX, WINDOW_MAX_OPENSSH
+from knot_ssh.dataplane.limits import (
+    BACKLOG,
+    CHANNELS_A_TURN,
+    KIB,
+    PACKET,
+    PACKETS_A_LOOK,
+    PLAIN_PACKET,
+    TURN,
+    WINDOW_MAX,
+    WINDOW_MAX_OPENSSH,
+)
 from knot_ssh.dataplane.outbox import AsyncsshOutbox, Outbox
+from knot_ssh.dataplane.reactor import Reactor
 from knot_ssh.dataplane.transport import Transport
 
 if TYPE_CHECKING:
@@ -60,8 +72,10 @@ FIELD = 4
 """Bytes of a number (RFC 4251 section 5)."""
 PACKET_LENGTH = PACKET + 1024
 """Most that the length field of a packet may say; the data and what goes around it."""
-PIECE = 8 * KIB
+PIECE = 16 * KIB
 """Bytes that asyncssh is given at a time: its parser copies the rest of them for each packet, however small."""
+PIECE_MIN = KIB // 2
+"""The same where packets are so small that a turn would take too long."""
 REQUESTS = 64
 """Global requests (RFC 4254 section 4) of one peer that may wait for an answer."""
 DEFERRED = 20_000
@@ -89,6 +103,7 @@ class CarryingConnection(SSHConnection):
         self._sealer: Sealer | None = None
         self._left_over = b""
         self._unread = bytearray()
+        self._piece = PIECE
         self._not_reading: set[str] = set()
         self._tiny_allowance = float(plane.limits.small_packets)
         self._tiny_since = plane.reactor.now
@@ -252,8 +267,8 @@ class CarryingConnection(SSHConnection):
         if self.busy:
             self.stop_reading("unread")
             return
-        piece = bytes(self._unread[:PIECE])
-        del self._unread[:PIECE]
+        piece = bytes(self._unread[: self._piece])
+        del self._unread[: len(piece)]
         self._parse(piece)
         if self._unread and self._transport:
             self.stop_reading("unread")
@@ -271,8 +286,11 @@ class CarryingConnection(SSHConnection):
         self.abort()
 
     def _parse(self, piece: bytes) -> None:
-        """Have asyncssh decrypt and serve this."""
+        """Have asyncssh decrypt and serve this; the next piece is such that it takes no longer than a turn may."""
+        began = time.monotonic()
         super().data_received(piece)
+        taken = time.monotonic() - began
+        self._piece = max(PIECE_MIN, self._piece // 2) if taken > TURN else min(PIECE, self._piece * 2)
         if self.tiny_packets:
             self._count_tiny()
 
@@ -282,14 +300,15 @@ class CarryingConnection(SSHConnection):
             return start, False
         self._heard = self.plane.reactor.now
         if self._opener is None:
-            stop = min(end, start + PIECE)
+            stop = min(end, start + self._piece)
             self._parse(bytes(buffer[start:stop]))
             start = stop - len(self._take_left_over())
             if self.busy or self._opener is None:
                 if not self.busy:
                     self.plane_transport.soon()
                 return start, False
-        budget = PACKETS_A_TURN
+        handled = 0
+        until = 0.0
         more = True
         while more and end - start > LENGTH:
             length: int = _LENGTH.unpack_from(buffer, start)[0]
@@ -299,13 +318,15 @@ class CarryingConnection(SSHConnection):
             stop = start + LENGTH + length + TAG
             if stop > end:
                 break
-            if budget == 0:
-                self.plane_transport.soon()
-                more = False
-                break
-            budget -= 1
             more = self._serve(buffer, start, stop)
             start = stop
+            handled += 1
+            if handled % PACKETS_A_LOOK == 0:
+                now = time.monotonic()
+                until = until or now + TURN
+                if more and now > until:
+                    self.plane_transport.soon()
+                    more = False
         if self.tiny_packets:
             self._count_tiny()
         if self._opener is None and start < end:
@@ -456,7 +477,39 @@ class CarryingConnection(SSHConnection):
             self._was_made = True
             self._cleanup(None)
         await self.wait_closed()
+        await self.wait_idle()
 
     def _cleanup(self, exc: Exception | None) -> None:
         self.lost = True
+        if self._carried:
+            for channel in self._carried:
+                channel.cut_off()
+                self._channels.pop(channel.number, None)
+            self.plane.reactor.again(_Ending(self.plane.reactor, list(self._carried), exc))
         super()._cleanup(exc)
+
+
+class _Ending:
+    """The end of a lost connection's channels, so many a turn."""
+
+    def __init__(self, reactor: Reactor, channels: list[Channel], exc: Exception | None) -> None:
+        self._reactor = reactor
+        self._channels = channels
+        self._exc = exc
+
+    def on_turn(self) -> None:
+        """End some, and go on in the next turn."""
+        for _ in range(min(CHANNELS_A_TURN, len(self._channels))):
+            self._channels.pop().process_connection_close(self._exc)
+        if self._channels:
+            self._reactor.again(self)
+
+    def on_event(self, events: int) -> None:
+        pass
+
+    def on_turn_end(self) -> None:
+        pass
+
+    def on_crash(self) -> None:
+        """One channel's fault; the others still have to end."""
+        self._reactor.again(self)

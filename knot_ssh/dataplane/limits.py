@@ -30,8 +30,14 @@ POLITE_SECONDS = 0.01
 
 TINY = 128
 """Bytes; a packet with less data counts against `small_packets`: it costs as much to handle as a large one."""
-PACKETS_A_TURN = 128
-"""Packets of one connection that are handled before others get their turn: about half a millisecond of work."""
+TURN = 0.001
+"""Seconds of work for one connection before others get their turn."""
+PACKETS_A_LOOK = 8
+"""Packets between two looks at the clock."""
+PACKETS_A_CHUNK = 32
+"""Packets that one chunk may be cut into for a peer that takes small ones."""
+CHANNELS_A_TURN = 100
+"""Channels of a lost connection that are ended before others get their turn."""
 
 BACKLOG = 4 * MIB
 """Bytes of answers that wait for a peer that does not read them; beyond, it is given up."""

@@ -276,7 +276,6 @@ class AsyncioReactor(_Turns):
     def watch(self, fd: int, handler: Handler) -> None:
         self._handlers[fd] = handler
         self.want_read(fd)
-        self.want_write(fd)
 
     def forget(self, fd: int, handler: Handler) -> None:
         if self._handlers.get(fd) is handler:

@@ -69,7 +69,8 @@ class Transport(asyncio.Transport):
         with contextlib.suppress(OSError):
             self._sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
         self._connection.connection_made(self)
-        self._reactor.watch(self._fd, self)
+        if not self._closed:
+            self._reactor.watch(self._fd, self)
 
     # What the reactor tells
 
@@ -156,7 +157,7 @@ class Transport(asyncio.Transport):
         """Use what is there, then read once; more in another turn."""
         if self._paused or self._held or self._closed:
             return
-        if (self._start == self._end or self._use()) and self._readable and not self._closed:
+        if (self._start == self._end or self._use()) and self._readable and not (self._paused or self._closed):
             self._read()
 
     def _read(self) -> None:
@@ -181,9 +182,8 @@ class Transport(asyncio.Transport):
         if size < room and not self._ended:
             self._readable = False
             self._reactor.want_read(self._fd)
-        else:
+        if self._use() and self._readable:
             self.soon()
-        self._use()
 
     def _use(self) -> bool:
         """Have the connection use what was read; gives whether it wants more."""
@@ -211,6 +211,7 @@ class Transport(asyncio.Transport):
         if self._closed:
             return
         self._closed = True
+        self._buffer = None  # somebody up the stack may be in the middle of it: not for the pool
         self._reactor.forget(self._fd, self)
         self.outbox.close()
         self._sock.close()
