@@ -72,6 +72,8 @@ FIELD = 4
 """Bytes of a number (RFC 4251 section 5)."""
 PACKET_LENGTH = PACKET + 1024
 """Most that the length field of a packet may say; the data and what goes around it."""
+PLAIN_LENGTH = PLAIN_PACKET + 1024
+"""The same before the login, and for everything that asyncssh decrypts."""
 PIECE = 16 * KIB
 """Bytes that asyncssh is given at a time: its parser copies the rest of them for each packet, however small."""
 PIECE_MIN = KIB // 2
@@ -112,6 +114,7 @@ class CarryingConnection(SSHConnection):
         self._idle = asyncio.Event()
         self._idle.set()
         super().__init__(*args, **options)
+        self._max_recv_pktlen = PLAIN_LENGTH
 
     # Channels
 
@@ -312,7 +315,7 @@ class CarryingConnection(SSHConnection):
         more = True
         while more and end - start > LENGTH:
             length: int = _LENGTH.unpack_from(buffer, start)[0]
-            if length < BLOCK or length % BLOCK or length > PACKET_LENGTH:
+            if length < BLOCK or length % BLOCK or length > (PACKET_LENGTH if self._auth_complete else PLAIN_LENGTH):
                 more = self._violated("a packet is too long, too short, or not a whole number of blocks")
                 break
             stop = start + LENGTH + length + TAG

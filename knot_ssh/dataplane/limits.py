@@ -18,6 +18,12 @@ BUFFER = 512 * KIB
 """Bytes of a pooled buffer: holds a packet of the largest size, and still fits a processor's second-level cache."""
 SPARE_BUFFERS = 8
 """Buffers that are kept for reuse; more are given back to the system."""
+PLENTY = 32
+"""Buffers in use; beyond, peers that read slowly or send half a packet are given less."""
+SMALL_BUFFER = 64 * KIB
+"""Bytes of what a connection then sends from."""
+FRAGMENT = 4 * KIB
+"""Bytes; the beginning of a packet of up to this size never holds a buffer."""
 
 SMALL = 4 * KIB
 """Bytes; a read of less counts as one step of a conversation, which goes before bulk data."""
@@ -41,6 +47,8 @@ CHANNELS_A_TURN = 100
 
 BACKLOG = 4 * MIB
 """Bytes of answers that wait for a peer that does not read them; beyond, it is given up."""
+BACKLOG_ALL = 32 * MIB
+"""The same of all peers together; the one that goes beyond is given up."""
 
 WINDOW = 2 * MIB
 """Bytes that a peer may send on a new channel before we have passed them on (RFC 4254 section 5.2)."""

@@ -31,11 +31,13 @@ class Listener:
         self._accepted = accepted
         self._retry: asyncio.TimerHandle | None = None
         self._closed = False
+        self._short = False
         sock.setblocking(False)
         reactor.watch(self._fd, self)
 
     def on_event(self, events: int) -> None:
-        self.on_turn()
+        if self._retry is None:
+            self.on_turn()
 
     def on_turn(self) -> None:
         """Take what waits, as far as our turn goes."""
@@ -52,8 +54,13 @@ class Listener:
             except OSError as error:
                 self._try_later(error)
                 return
+            self._short = False
             sock.setblocking(False)
-            self._accepted(sock)
+            try:
+                self._accepted(sock)
+            except BaseException:
+                sock.close()
+                raise
         self._reactor.again(self)
 
     def on_turn_end(self) -> None:
@@ -61,7 +68,7 @@ class Listener:
 
     def on_crash(self) -> None:
         """What was accepted is lost; go on accepting, but not in a hot loop."""
-        self._retry = asyncio.get_running_loop().call_later(RETRY, self._reactor.again, self)
+        self._later()
 
     def close(self) -> None:
         """Accept no more, and free the port."""
@@ -75,9 +82,18 @@ class Listener:
     def _try_later(self, error: OSError) -> None:
         if error.errno not in OUT_OF_DESCRIPTORS:
             raise error
-        if self._retry is None:
+        if not self._short:
+            self._short = True
             log.warning("cannot accept", reason=error.strerror)
-        self._retry = asyncio.get_running_loop().call_later(RETRY, self._reactor.again, self)
+        self._later()
+
+    def _later(self) -> None:
+        if self._retry is None and not self._closed:
+            self._retry = asyncio.get_running_loop().call_later(RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._reactor.again(self)
 
 
 def born_to_reset(sock: socket.socket) -> socket.socket:

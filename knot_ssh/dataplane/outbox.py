@@ -22,7 +22,7 @@ from asyncssh.constants import MSG_CHANNEL_DATA
 
 from knot_ssh.dataplane.buffers import Pool
 from knot_ssh.dataplane.framing import DATA, OVERHEAD, Sealer
-from knot_ssh.dataplane.limits import BACKLOG, KIB, PLAIN_PACKET, POLITE_CHUNK, POLITE_SECONDS, POLITE_TURN, SMALL
+from knot_ssh.dataplane.limits import BACKLOG, BACKLOG_ALL, KIB, PLAIN_PACKET, POLITE_CHUNK, POLITE_SECONDS, POLITE_TURN, SMALL
 from knot_ssh.dataplane.reactor import Handler, Reactor, crashed
 
 RESERVE = 64 * KIB
@@ -132,6 +132,7 @@ class SealingOutbox(Outbox):
         self._on_sealed = on_sealed
         self._on_lost = on_lost
         self._buffer: memoryview | None = None
+        self._size = pool.size
         self._start = 0
         self._end = 0
         self._overflow = bytearray()
@@ -153,13 +154,14 @@ class SealingOutbox(Outbox):
         """Bytes of bulk data that fit now."""
         if self._held or self._blocked or self._overflow:
             return 0
-        most = POLITE_TURN if self._reactor.now < self._polite_until else self._pool.size - OVERHEAD - RESERVE
+        size = self._size
+        most = POLITE_TURN if self._reactor.now < self._polite_until else size - OVERHEAD - min(RESERVE, size // 8)
         return most - self._end
 
     def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
         end = self._end
         if small:
-            room = self._pool.size - OVERHEAD - end
+            room = self._size - OVERHEAD - end
             if self._held or self._overflow or room < SMALL:
                 return None
             if self._blocked and most > SMALL:
@@ -193,10 +195,12 @@ class SealingOutbox(Outbox):
             return
         buffer = self._buffer or self._take_buffer()
         end = self._end + len(data)
-        if self._overflow or end > self._pool.size:
+        if self._overflow or end > len(buffer):
             self._overflow += data
-            if len(self._overflow) > BACKLOG:
+            self._pool.backlog += len(data)
+            if len(self._overflow) > BACKLOG or self._pool.backlog > BACKLOG_ALL:
                 self._on_lost(TimeoutError("the peer does not read what it is sent"))
+                return
         else:
             buffer[self._end : end] = data
             self._end = end
@@ -243,20 +247,25 @@ class SealingOutbox(Outbox):
         """Send nothing more."""
         self._closed = self._held = True
         self._start = self._end = 0
-        self._overflow.clear()
+        self._drop_overflow(len(self._overflow))
         self._queue.clear()
         self._give_buffer_back()
 
     def _refill(self) -> None:
         """Take over what did not fit before."""
         assert self._buffer is not None
-        size = min(len(self._overflow), self._pool.size)
+        size = min(len(self._overflow), len(self._buffer))
         self._buffer[:size] = self._overflow[:size]
-        del self._overflow[:size]
+        self._drop_overflow(size)
         self._end = size
 
+    def _drop_overflow(self, size: int) -> None:
+        del self._overflow[:size]
+        self._pool.backlog -= size
+
     def _take_buffer(self) -> memoryview:
-        self._buffer = self._pool.take()
+        self._buffer = self._pool.take_some()
+        self._size = len(self._buffer)
         self._leave_at_end()
         return self._buffer
 

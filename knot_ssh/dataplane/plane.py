@@ -57,7 +57,7 @@ class DataPlane:
         self.reactor = reactor
         self.limits = limits
         self.ssh_options = ssh_options or {}
-        self.budget = Budget(limits.in_flight)
+        self.budget = Budget(limits.in_flight, on_relief=return_free_memory)
         self.fast = fast
         self._pool = Pool()
 
@@ -95,7 +95,7 @@ def run(
     `ssh_options` are asyncssh's, for every connection of this process. `polling` is in seconds.
     """
     raise_descriptor_limit()
-    return_memory()
+    return_large_blocks()
     limits = limits or Limits()
     obstacle = why_not_fast() if kind == "fast" else ""
     if obstacle:
@@ -126,7 +126,7 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def return_memory() -> None:
+def return_large_blocks() -> None:
     """Have glibc give large blocks back to the system when they are freed.
 
     By itself it takes the first such block for a sign that more will come, and keeps the memory of every connection that
@@ -134,6 +134,12 @@ def return_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def return_free_memory() -> None:
+    """The same for all that lies free between other things: some milliseconds of work, for when a rush is over."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def _dialled(host: str, port: int) -> socket.socket:

@@ -12,7 +12,7 @@ import socket
 from typing import Any, Protocol
 
 from knot_ssh.dataplane.buffers import Pool
-from knot_ssh.dataplane.limits import KIB
+from knot_ssh.dataplane.limits import FRAGMENT, KIB
 from knot_ssh.dataplane.outbox import SealingOutbox
 from knot_ssh.dataplane.reactor import ERROR, HANGUP, PEER_ENDED, READ, WRITE, Reactor
 
@@ -59,6 +59,7 @@ class Transport(asyncio.Transport):
         self._closed = False
         self._again = False
         self._buffer: memoryview | None = None
+        self._fragment = b""
         self._start = 0
         self._end = 0
         self.outbox = SealingOutbox(reactor, pool, sock, connection.send_payload, connection.sealed, self._lost)
@@ -148,7 +149,8 @@ class Transport(asyncio.Transport):
         """Have this received (again) before everything else, in the next turn. Nothing else may be waiting to be used."""
         if data:
             assert self._start == self._end
-            self._buffer = self._buffer or self._pool.take()
+            if self._buffer is None:
+                self._buffer = self._pool.take()
             self._buffer[: len(data)] = data
             self._start, self._end = 0, len(data)
         self.soon()
@@ -164,6 +166,10 @@ class Transport(asyncio.Transport):
         buffer = self._buffer
         if buffer is None:
             buffer = self._buffer = self._pool.take()
+            if self._fragment:
+                self._end = len(self._fragment)
+                buffer[: self._end] = self._fragment
+                self._fragment = b""
         room = self._pool.size - self._end
         try:
             size = self._sock.recv_into(buffer[self._end :])
@@ -191,7 +197,16 @@ class Transport(asyncio.Transport):
         self._start, more = self._connection.received(self._buffer, self._start, self._end)
         self._held = not more
         self._tidy()
+        if more and self._buffer is not None and (self._end <= FRAGMENT or self._pool.is_short):
+            self._put_aside(self._buffer)
         return more
+
+    def _put_aside(self, buffer: memoryview) -> None:
+        """Hold no buffer for the beginning of a packet: its rest may take for ever."""
+        self._fragment = bytes(buffer[: self._end])
+        self._pool.give_back(buffer)
+        self._buffer = None
+        self._start = self._end = 0
 
     def _tidy(self) -> None:
         """Give an empty buffer back; make room behind the beginning of a packet."""
@@ -211,7 +226,9 @@ class Transport(asyncio.Transport):
         if self._closed:
             return
         self._closed = True
-        self._buffer = None  # somebody up the stack may be in the middle of it: not for the pool
+        if self._buffer is not None:  # somebody up the stack may be in the middle of it: not for the pool
+            self._buffer = None
+            self._pool.forget()
         self._reactor.forget(self._fd, self)
         self.outbox.close()
         self._sock.close()

@@ -11,6 +11,8 @@ near, never gets there. When the budget runs low, large windows give half of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from knot_ssh.dataplane.limits import KIB, WINDOW, WINDOW_FLOOR
 
 SHARE = 16
@@ -24,8 +26,10 @@ PROMPT = 1.5
 class Budget:
     """What all windows of this process may add up to, in bytes."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, on_relief: Callable[[], None] | None = None) -> None:
         self._total = total
+        self._strained = False
+        self._on_relief = on_relief
         self.left = total
 
     @property
@@ -36,18 +40,27 @@ class Budget:
     def first(self) -> int:
         """The first window of a new channel."""
         size = min(WINDOW, max(WINDOW_FLOOR, self.left // SHARE))
-        self.left -= size
+        self._spend(size)
         return size
 
     def more(self, wanted: int) -> int:
         """As much of this as is left."""
         size = max(0, min(wanted, self.left))
-        self.left -= size
+        self._spend(size)
         return size
 
     def give_back(self, size: int) -> None:
-        """A channel needs this no more."""
+        """A channel needs this no more. When more than half was spent and most is back, `on_relief` is called."""
         self.left += size
+        if self._strained and self.left > self._total * 3 // 4:
+            self._strained = False
+            if self._on_relief:
+                self._on_relief()
+
+    def _spend(self, size: int) -> None:
+        self.left -= size
+        if self.left < self._total // 2:
+            self._strained = True
 
 
 class ReceiveWindow:
