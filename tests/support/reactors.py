@@ -35,7 +35,10 @@ def on_fast(test: Test[Fixtures]) -> Callable[..., None]:
 def run_on(
     kind: str, main: Callable[[DataPlane], Coroutine[Any, Any, None]], limits: Limits | None = None, polling: float = POLLING
 ) -> None:
-    """Run a coroutine in a loop with this kind of reactor. It must leave neither a task nor a watched descriptor."""
+    """Run a coroutine in a loop with this kind of reactor.
+
+    It must leave neither a task nor a watched descriptor, and no failure that nobody has seen.
+    """
     if kind == "stock":
         stock = AsyncioReactor()
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
@@ -53,9 +56,12 @@ def watched(plane: DataPlane) -> set[int]:
 
 
 async def _tidily(main: Callable[[DataPlane], Coroutine[Any, Any, None]], plane: DataPlane) -> None:
+    unseen: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
     await main(plane)
     await becomes(lambda: asyncio.all_tasks() == {asyncio.current_task()}, what="no task is left")
     assert not watched(plane)
+    assert not unseen
 
 
 def _on(kinds: tuple[str, ...], test: Test[Fixtures]) -> Callable[..., None]:
