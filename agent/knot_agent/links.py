@@ -25,7 +25,7 @@ from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import NotFound, Unavailable
 from knot_ssh.names import Port, Principal, SpaceId, qualified_name
-from knot_ssh.retrying import until_done
+from knot_ssh.retrying import backoff, until_done
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import Target
 
@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 ENDPOINT_LOGIN = "knot"
 """Login name at endpoints; ours ignore it, an ordinary sshd needs an account."""
+
+STEADY = 10.0
+"""Seconds a connection must have lasted for the next one to be made without a wait."""
 
 Locate = Callable[[SpaceId], Awaitable[Target]]
 """Asks the hub where a target is; raises NotFound when it is gone, Unavailable when the hub is away."""
@@ -132,7 +135,9 @@ class Link:
         await asyncio.gather(*(close(connection) for connection in list(self._connections)))
 
     async def _keep(self) -> None:
-        """Connect, stay connected, start again."""
+        """Connect, stay connected, start again: at once, unless the last connection did not last."""
+        loop = asyncio.get_running_loop()
+        short_lives = 0
         while True:
             try:
                 up = await until_done(self._connect, self._trouble, final=(NotFound,), wake=self._news)
@@ -144,6 +149,7 @@ class Link:
                 continue
             self.state = up
             self._up.set()
+            up_at = loop.time()
             log.info("link up", target=self.target.name, address=str(up.address))
             holding = self._tasks.start(self._hold(up.connection))
             renewing = asyncio.ensure_future(self._renew.wait())
@@ -155,9 +161,17 @@ class Link:
             if holding.done():
                 self.state = Down("connection lost")
                 log.warning("link down", target=self.target.name, reason="connection lost")
+                short_lives = 0 if loop.time() - up_at > STEADY else short_lives + 1
+                await self._wait_for_news(backoff(short_lives) if short_lives else 0)
             else:
                 self.state = CONNECTING
                 self._tasks.start(_retire(up.connection))
+
+    async def _wait_for_news(self, patience: float) -> None:
+        """Wait so many seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._news.wait()
 
     async def _connect(self) -> Up:
         """One attempt at every address. Raises Unavailable, or NotFound when the target was deleted."""

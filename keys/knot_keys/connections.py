@@ -23,6 +23,7 @@ from knot_ssh.addresses import Address
 from knot_ssh.dataplane.connection import CarryingConnection
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KnotError, Unavailable
+from knot_ssh.words import printable
 
 LOGIN_TIMEOUT = 10
 """Seconds for key exchange and login together."""
@@ -243,7 +244,7 @@ def _translated(error: BaseException, address: Address, connection: ClientConnec
         return HostRefused(f"{address} is not the host we want: {connection.refusal}")
     if isinstance(error, asyncssh.Error):
         greeted = connection.get_extra_info("server_version")
-        return Unavailable(f"{address}: {error.reason if greeted else 'no SSH server answers there'}")
+        return Unavailable(f"{address}: {printable(error.reason) if greeted else 'no SSH server answers there'}")
     if isinstance(error, OSError):  # TimeoutError among them
         text = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
         return Unavailable(f"{address}: {text or 'no answer'}")

@@ -24,6 +24,7 @@ The object is small, because thousands lie idle: slots, no buffers, no tasks, no
                                     |                      |                                    ^
                                     +-------refused--------+---------connection lost-----------+
 
+A peer that does not answer at all is not waited for: the channel is ABANDONED, and closes when the answer comes.
 It is gone, and its owner told, when it is CLOSED and its socket is closed too: the last bytes may take longer.
 """
 
@@ -51,6 +52,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 from knot_ssh.dataplane.limits import PACKET, PACKET_MIN, PACKETS_A_CHUNK, SEND_WINDOW_MAX, SMALL, TINY
 from knot_ssh.dataplane.reactor import ERROR, HANGUP, PEER_ENDED, WRITE
 from knot_ssh.dataplane.windows import ReceiveWindow
+from knot_ssh.words import printable
 
 if TYPE_CHECKING:
     from knot_ssh.dataplane.connection import CarryingConnection
@@ -62,10 +64,7 @@ LINGER_RESET = struct.pack("ii", 1, 0)
 LINGER_OFF = struct.pack("ii", 0, 0)
 DIRECT_TCPIP = String("direct-tcpip")
 
-REASON_LENGTH = 200
-"""Characters of a peer's reason that are kept."""
-
-NEW, OPENING, OPEN, CLOSED, GONE = range(5)
+NEW, OPENING, ABANDONED, OPEN, CLOSED, GONE = range(6)
 
 
 class Owner(Protocol):
@@ -164,6 +163,14 @@ class Channel:
         terms = UInt32(self.number) + UInt32(self._window.left) + UInt32(connection.largest_packet)
         ends = String(host) + UInt32(port) + String(origin) + UInt32(origin_port)
         connection.send_packet(MSG_CHANNEL_OPEN, DIRECT_TCPIP, terms, ends)
+        connection.expect_answer(self)
+
+    def abandon(self) -> None:
+        """The peer has had long enough to answer. Its number stays taken until it does."""
+        if self._state == OPENING:
+            self._state = ABANDONED
+            self._reset_socket()
+            self.owner.channel_refused(self, "no answer")
 
     def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, _packet: Any = None) -> None:
         """asyncssh: the peer has opened the channel that we asked for."""
@@ -181,7 +188,7 @@ class Channel:
     def process_open_failure(self, code: int, reason: str, lang: str) -> None:
         """asyncssh: the peer would not open it."""
         self._check_expected()
-        self._never_open(reason[:REASON_LENGTH])
+        self._never_open(printable(reason))
 
     # Opening the peer's: asyncssh calls process_open; whoever gets the socket calls `confirm` or `refuse`
 
@@ -413,7 +420,7 @@ class Channel:
 
     def process_connection_close(self, exc: Exception | None) -> None:
         """asyncssh: the connection is lost, and with it the channel."""
-        if self._state == OPENING:
+        if self._state in (OPENING, ABANDONED):
             self._never_open("the link was lost")
             return
         if not (self._sent_eof and self._got_eof):
@@ -459,7 +466,7 @@ class Channel:
             self._say(MSG_CHANNEL_FAILURE)
 
     def _check_expected(self) -> None:
-        if self._state != OPENING or self._peer_packet:
+        if self._state not in (OPENING, ABANDONED) or self._peer_packet:
             raise asyncssh.ProtocolError("Channel not being opened")
 
     def _attach(self, connection: CarryingConnection) -> None:
@@ -492,7 +499,8 @@ class Channel:
         if self.connection:
             self.connection.tally.refuse(reason)
         self._reset_socket()
-        self.owner.channel_refused(self, reason)
+        if self._state != ABANDONED:
+            self.owner.channel_refused(self, reason)
         self._detach()
 
     def _say(self, kind: int, payload: bytes = b"") -> None:

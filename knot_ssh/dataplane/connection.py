@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+from collections import deque
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ from knot_ssh.dataplane.channel import DIRECT_TCPIP, Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.framing import BLOCK, DATA, LENGTH, TAG, Opener, Sealer
 from knot_ssh.dataplane.limits import (
+    ANSWER_TIMEOUT,
     BACKLOG,
     CHANNELS_A_TURN,
     KIB,
@@ -111,6 +113,8 @@ class CarryingConnection(SSHConnection):
         self._tiny_since = plane.reactor.now
         self._heard = 0.0
         self._carried: set[Channel] = set()
+        self._asked: deque[tuple[float, Channel]] = deque()
+        self._answer_timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         super().__init__(*args, **options)
@@ -128,6 +132,20 @@ class CarryingConnection(SSHConnection):
         if not self._known:
             self._get_to_know()
         return number
+
+    def expect_answer(self, channel: Channel) -> None:
+        """Abandon this channel when the peer does not answer in time."""
+        self._asked.append((self._loop.time() + ANSWER_TIMEOUT, channel))
+        if self._answer_timer is None:
+            self._answer_timer = self._loop.call_later(ANSWER_TIMEOUT, self._stop_expecting)
+
+    def _stop_expecting(self) -> None:
+        """One timer serves all: they were asked for one after the other."""
+        self._answer_timer = None
+        while self._asked and self._asked[0][0] <= self._loop.time():
+            self._asked.popleft()[1].abandon()
+        if self._asked and not self.lost:
+            self._answer_timer = self._loop.call_at(self._asked[0][0], self._stop_expecting)
 
     def detach(self, channel: Channel) -> None:
         """Forget a channel that is closed both ways."""
@@ -484,6 +502,9 @@ class CarryingConnection(SSHConnection):
 
     def _cleanup(self, exc: Exception | None) -> None:
         self.lost = True
+        self._asked.clear()
+        if self._answer_timer:
+            self._answer_timer.cancel()
         if self._carried:
             for channel in self._carried:
                 channel.cut_off()

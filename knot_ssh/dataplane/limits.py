@@ -38,6 +38,8 @@ TINY = 128
 """Bytes; a packet with less data counts against `small_packets`: it costs as much to handle as a large one."""
 TURN = 0.001
 """Seconds of work for one connection before others get their turn."""
+ANSWER_TIMEOUT = 20
+"""Seconds for a peer to open a channel or refuse it: twice what it may take to dial a service."""
 PACKETS_A_LOOK = 8
 """Packets between two looks at the clock."""
 PACKETS_A_CHUNK = 32

@@ -22,6 +22,7 @@ from knot_ssh.dataplane.listening import Listener
 from knot_ssh.dataplane.reactor import POLLING, AsyncioReactor, EpollReactor, Reactor, ReactorLoop
 from knot_ssh.dataplane.transport import Receiver, Transport
 from knot_ssh.dataplane.windows import Budget
+from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +61,7 @@ class DataPlane:
         self.budget = Budget(limits.in_flight, on_relief=return_free_memory)
         self.fast = fast
         self._pool = Pool()
+        self._tasks = Tasks()
 
     def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> Listener:
         """Accept on a bound socket until closed."""
@@ -76,7 +78,11 @@ class DataPlane:
         """Accept on a bound socket until closed, and give each socket to a new connection."""
         if self.fast:
             return self.listen(sock, lambda accepted: self._carry(accepted, connection()))
-        return await asyncio.get_running_loop().create_server(connection, sock=sock)  # type: ignore[arg-type]
+        return self.listen(sock, lambda accepted: self._carry_stock(accepted, connection()))
+
+    def _carry_stock(self, sock: socket.socket, connection: SSHProtocol) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks.start(loop.connect_accepted_socket(lambda: connection, sock))
 
     def _carry(self, sock: socket.socket, connection: SSHProtocol) -> None:
         Transport(self.reactor, self._pool, sock, connection).start()
