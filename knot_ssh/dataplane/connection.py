@@ -251,7 +251,7 @@ class CarryingConnection(SSHConnection):
         """One packet with so many bytes was encrypted beside asyncssh."""
         self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
         self._rekey_bytes_sent += count
-        if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete:
+        if self._is_rekey_due and self._kex_complete:
             self._send_kexinit()
             self._kexinit_sent = True
 
@@ -350,7 +350,7 @@ class CarryingConnection(SSHConnection):
                     more = False
         if self.tiny_packets:
             self._count_tiny()
-        if self._opener is None and start < end:
+        if self._opener is None:
             self.plane_transport.soon()  # from here on the packets are asyncssh's to open
         return start, more
 

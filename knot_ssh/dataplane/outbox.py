@@ -159,10 +159,13 @@ class SealingOutbox(Outbox):
         return most - self._end
 
     def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
+        if self._held or self._overflow:
+            return None
+        buffer = self._buffer or self._take_buffer()
         end = self._end
         if small:
             room = self._size - OVERHEAD - end
-            if self._held or self._overflow or room < SMALL:
+            if room < SMALL:
                 return None
             if self._blocked and most > SMALL:
                 most = SMALL
@@ -173,7 +176,6 @@ class SealingOutbox(Outbox):
             if most > POLITE_CHUNK and self._reactor.now < self._polite_until:
                 most = POLITE_CHUNK
         most = min(most, room)
-        buffer = self._buffer or self._take_buffer()
         start = end + DATA
         self.limit = most
         size = sock.recv_into(buffer[start : start + most])

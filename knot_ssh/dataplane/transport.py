@@ -146,13 +146,14 @@ class Transport(asyncio.Transport):
             self._reactor.again(self)
 
     def push_back(self, data: bytes) -> None:
-        """Have this received (again) before everything else, in the next turn. Nothing else may be waiting to be used."""
-        if data:
-            assert self._start == self._end
+        """Have this, which was received before, used before everything else, in the next turn."""
+        if data and not self._closed:
             if self._buffer is None:
                 self._buffer = self._pool.take()
+            waiting = self._end - self._start
+            self._buffer[len(data) : len(data) + waiting] = self._buffer[self._start : self._end]
             self._buffer[: len(data)] = data
-            self._start, self._end = 0, len(data)
+            self._start, self._end = 0, len(data) + waiting
         self.soon()
 
     def _go_on(self) -> None:
