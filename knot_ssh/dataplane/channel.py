@@ -485,11 +485,11 @@ class Channel:
         assert self.connection
         self._state = OPEN
         self._opening = None
-        self.connection.tally.opened += 1
-        self.owner.tally.opened += 1
-        self.owner.channel_opened(self)
         if self.sock:
             self._fd = self.sock.fileno()
+            self.connection.tally.opened += 1
+            self.owner.tally.opened += 1
+            self.owner.channel_opened(self)
             try:
                 self.owner.plane.reactor.watch(self._fd, self)
             except OSError:  # the system watches too many descriptors already
@@ -516,7 +516,7 @@ class Channel:
     def _detach(self) -> None:
         """The channel is over. The socket may still have something to take."""
         if self.connection:
-            if self._state == OPEN:
+            if self._state == OPEN and self._fd >= 0:
                 self.connection.tally.closed += 1
                 self.owner.tally.closed += 1
             self.connection.detach(self)

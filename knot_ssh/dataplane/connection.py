@@ -75,7 +75,7 @@ FIELD = 4
 PACKET_LENGTH = PACKET + 1024
 """Most that the length field of a packet may say; the data and what goes around it."""
 PLAIN_LENGTH = PLAIN_PACKET + 1024
-"""The same before the login, and for everything that asyncssh decrypts."""
+"""The same before there is a channel: nothing longer has any business then."""
 PIECE = 16 * KIB
 """Bytes that asyncssh is given at a time: its parser copies the rest of them for each packet, however small."""
 PIECE_MIN = KIB // 2
@@ -486,6 +486,7 @@ class CarryingConnection(SSHConnection):
     def _get_to_know(self) -> None:
         """Learn what the peer is and how far away: the answer to any request tells."""
         self._known = True
+        self._max_recv_pktlen = PACKET_LENGTH  # also asyncssh's, should the cipher change
         version = str(self.get_extra_info("client_version" if self.is_server() else "server_version", ""))
         self.largest_window = WINDOW_MAX_OPENSSH if "OpenSSH" in version else WINDOW_MAX
         self.create_task(self._make_keepalive_request())
