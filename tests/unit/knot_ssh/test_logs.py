@@ -6,10 +6,11 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot_ssh.logs import one_line
+from knot_ssh.logs import AT_ONCE, Sparing, one_line
 
 HOSTILE = "x\n2024-01-01T00:00:00Z info fake event=1\r\x1b[2J\0\u2028\u202e"
 
@@ -83,3 +84,27 @@ def test_one_value_never_passes_for_two(first: str, second: str) -> None:
         one_line(None, "info", {"event": "e", "a": f"{first} b={second}"}),
     }
     assert len(lines) == 2
+
+
+class Recorded:
+    """Stands in for a logger."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.records.append({"event": event} | fields)
+
+
+def test_sparing_leaves_out_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others cause at will is logged ten times at once, then once a second, with the number of those left out."""
+    now = 100.0
+    monkeypatch.setattr("knot_ssh.logs.time.monotonic", lambda: now)
+    sparing, log = Sparing(), Recorded()
+    for number in range(1000):
+        sparing.warning(log, "refused", number=number)
+    assert [record["number"] for record in log.records] == list(range(AT_ONCE))
+    now += 1.5
+    for number in range(1000, 1003):
+        sparing.warning(log, "refused", number=number)
+    assert log.records[AT_ONCE:] == [{"event": "refused", "number": 1000, "suppressed": 990}]
