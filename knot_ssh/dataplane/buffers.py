@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from knot_ssh.dataplane.limits import BUFFER, PLENTY, SMALL_BUFFER, SPARE_BUFFERS
+
+
+class Behind(Protocol):
+    """A connection whose peer does not read its answers."""
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that it has not read yet."""
+
+    def give_up(self) -> None:
+        """End the connection."""
 
 
 class Pool:
@@ -15,6 +28,8 @@ class Pool:
         self._taken = 0
         self.backlog = 0
         """Bytes of answers that wait for slow peers, on all connections; see `limits.BACKLOG`."""
+        self.behind: set[Behind] = set()
+        """Whose these are."""
 
     @property
     def is_short(self) -> bool:

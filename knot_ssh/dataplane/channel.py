@@ -145,6 +145,11 @@ class Channel:
         """Whether it is over."""
         return self._state == GONE
 
+    @property
+    def is_opening(self) -> bool:
+        """Whether the peer has been asked and has not answered."""
+        return self._state == OPENING
+
     # Opening ours: `ask`, then asyncssh calls process_open_confirmation or process_open_failure
 
     def ask(self, connection: CarryingConnection, host: str, port: int) -> None:

@@ -54,7 +54,6 @@ from knot_ssh.dataplane.limits import (
     WINDOW_MAX_OPENSSH,
 )
 from knot_ssh.dataplane.outbox import AsyncsshOutbox, Outbox
-from knot_ssh.dataplane.reactor import Reactor
 from knot_ssh.dataplane.transport import Transport
 
 if TYPE_CHECKING:
@@ -135,6 +134,8 @@ class CarryingConnection(SSHConnection):
 
     def expect_answer(self, channel: Channel) -> None:
         """Abandon this channel when the peer does not answer in time."""
+        while self._asked and not self._asked[0][1].is_opening:
+            self._asked.popleft()
         self._asked.append((self._loop.time() + ANSWER_TIMEOUT, channel))
         if self._answer_timer is None:
             self._answer_timer = self._loop.call_later(ANSWER_TIMEOUT, self._stop_expecting)
@@ -510,24 +511,26 @@ class CarryingConnection(SSHConnection):
             for channel in self._carried:
                 channel.cut_off()
                 self._channels.pop(channel.number, None)
-            self.plane.reactor.again(_Ending(self.plane.reactor, list(self._carried), exc))
+            self.plane.reactor.again(_Ending(self, list(self._carried), exc))
         super()._cleanup(exc)
 
 
 class _Ending:
     """The end of a lost connection's channels, so many a turn."""
 
-    def __init__(self, reactor: Reactor, channels: list[Channel], exc: Exception | None) -> None:
-        self._reactor = reactor
+    def __init__(self, connection: CarryingConnection, channels: list[Channel], exc: Exception | None) -> None:
+        self._connection = connection
         self._channels = channels
         self._exc = exc
 
     def on_turn(self) -> None:
         """End some, and go on in the next turn."""
         for _ in range(min(CHANNELS_A_TURN, len(self._channels))):
-            self._channels.pop().process_connection_close(self._exc)
+            channel = self._channels.pop()
+            self._connection.detach(channel)
+            channel.process_connection_close(self._exc)
         if self._channels:
-            self._reactor.again(self)
+            self._connection.plane.reactor.again(self)
 
     def on_event(self, events: int) -> None:
         pass
@@ -537,4 +540,4 @@ class _Ending:
 
     def on_crash(self) -> None:
         """One channel's fault; the others still have to end."""
-        self._reactor.again(self)
+        self._connection.plane.reactor.again(self)

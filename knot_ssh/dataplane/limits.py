@@ -50,7 +50,7 @@ CHANNELS_A_TURN = 100
 BACKLOG = 4 * MIB
 """Bytes of answers that wait for a peer that does not read them; beyond, it is given up."""
 BACKLOG_ALL = 32 * MIB
-"""The same of all peers together; the one that goes beyond is given up."""
+"""The same of all peers together; beyond, the one that is furthest behind is given up."""
 
 WINDOW = 2 * MIB
 """Bytes that a peer may send on a new channel before we have passed them on (RFC 4254 section 5.2)."""

@@ -199,14 +199,23 @@ class SealingOutbox(Outbox):
         end = self._end + len(data)
         if self._overflow or end > len(buffer):
             self._overflow += data
-            self._pool.backlog += len(data)
-            if len(self._overflow) > BACKLOG or self._pool.backlog > BACKLOG_ALL:
-                self._on_lost(TimeoutError("the peer does not read what it is sent"))
+            pool = self._pool
+            pool.behind.add(self)
+            pool.backlog += len(data)
+            if len(self._overflow) > BACKLOG:
+                self.give_up()
+            elif pool.backlog > BACKLOG_ALL:
+                max(pool.behind, key=lambda outbox: outbox.waiting).give_up()
+            if self._closed:
                 return
         else:
             buffer[self._end : end] = data
             self._end = end
         self._leave_at_end()
+
+    def give_up(self) -> None:
+        """End the connection: its peer does not read what it is sent."""
+        self._on_lost(TimeoutError("the peer does not read what it is sent"))
 
     def on_writable(self) -> None:
         """The kernel may take more."""
@@ -264,6 +273,8 @@ class SealingOutbox(Outbox):
     def _drop_overflow(self, size: int) -> None:
         del self._overflow[:size]
         self._pool.backlog -= size
+        if not self._overflow:
+            self._pool.behind.discard(self)
 
     def _take_buffer(self) -> memoryview:
         self._buffer = self._pool.take_some()

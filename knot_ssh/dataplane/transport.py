@@ -178,6 +178,7 @@ class Transport(asyncio.Transport):
             self._readable = False
             self._reactor.want_read(self._fd)
             self._tidy()
+            self._spare_buffer()
             return
         except OSError as error:
             self._lost(error)
@@ -198,16 +199,18 @@ class Transport(asyncio.Transport):
         self._start, more = self._connection.received(self._buffer, self._start, self._end)
         self._held = not more
         self._tidy()
-        if more and self._buffer is not None and (self._end <= FRAGMENT or self._pool.is_short):
-            self._put_aside(self._buffer)
+        if more:
+            self._spare_buffer()
         return more
 
-    def _put_aside(self, buffer: memoryview) -> None:
-        """Hold no buffer for the beginning of a packet: its rest may take for ever."""
-        self._fragment = bytes(buffer[: self._end])
-        self._pool.give_back(buffer)
-        self._buffer = None
-        self._start = self._end = 0
+    def _spare_buffer(self) -> None:
+        """Hold no buffer for the beginning of a packet, if that is short or buffers are: its rest may take for ever."""
+        buffer = self._buffer
+        if buffer is not None and (self._end <= FRAGMENT or self._pool.is_short):
+            self._fragment = bytes(buffer[: self._end])
+            self._pool.give_back(buffer)
+            self._buffer = None
+            self._start = self._end = 0
 
     def _tidy(self) -> None:
         """Give an empty buffer back; make room behind the beginning of a packet."""
