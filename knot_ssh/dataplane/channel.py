@@ -174,6 +174,8 @@ class Channel:
         """The peer has had long enough to answer. Its number stays taken until it does."""
         if self._state == OPENING:
             self._state = ABANDONED
+            if self._window:
+                self._window.close()
             self._reset_socket()
             self.owner.channel_refused(self, "no answer")
 

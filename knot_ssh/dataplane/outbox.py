@@ -155,7 +155,9 @@ class SealingOutbox(Outbox):
         if self._held or self._blocked or self._overflow:
             return 0
         size = self._size
-        most = POLITE_TURN if self._reactor.now < self._polite_until else size - OVERHEAD - min(RESERVE, size // 8)
+        most = size - OVERHEAD - min(RESERVE, size // 8)
+        if self._reactor.now < self._polite_until and most > POLITE_TURN:
+            most = POLITE_TURN
         return most - self._end
 
     def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
