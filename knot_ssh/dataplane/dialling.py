@@ -90,11 +90,14 @@ class Dial:
 
     def _wait(self) -> None:
         assert self._channel.sock
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(DIAL_TIMEOUT, self._too_late)
-            self._fd = self._channel.sock.fileno()
-            self._reactor.watch(self._fd, self)
-        self._reactor.want_write(self._fd)
+        try:
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(DIAL_TIMEOUT, self._too_late)
+                self._fd = self._channel.sock.fileno()
+                self._reactor.watch(self._fd, self)
+            self._reactor.want_write(self._fd)
+        except OSError as error:  # the system watches too many descriptors already
+            self._end_with(error.errno or errno.EIO)
 
     def give_up(self) -> None:
         """Nobody waits for the answer any more."""
