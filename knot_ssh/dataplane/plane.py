@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 Kind = Literal["fast", "stock"]
 Result = TypeVar("Result")
 
+COLLECT_AT = (50_000, 20, 100)
+"""Objects, and collections of the younger generations, between two collections of each generation."""
 M_MMAP_THRESHOLD = -3
 LARGE = 1024 * 1024
 """Bytes; a block of this size is worth the system calls."""
@@ -102,6 +104,7 @@ def run(
     """
     raise_descriptor_limit()
     return_large_blocks()
+    collect_rarely()
     limits = limits or Limits()
     obstacle = why_not_fast() if kind == "fast" else ""
     if obstacle:
@@ -110,7 +113,6 @@ def run(
         return asyncio.run(main(DataPlane(AsyncioReactor(), limits, fast=False, ssh_options=ssh_options)))
     reactor = EpollReactor(polling)
     with asyncio.Runner(loop_factory=lambda: ReactorLoop(reactor)) as runner:
-        gc.freeze()  # what is there by now stays: no need to look at it again and again
         return runner.run(main(DataPlane(reactor, limits, fast=True, ssh_options=ssh_options)))
 
 
@@ -130,6 +132,15 @@ def raise_descriptor_limit() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def collect_rarely() -> None:
+    """Keep the garbage collector from walking thousands of channels again and again: cycles are rare here.
+
+    What is there by now stays, and need not be looked at at all.
+    """
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AT)
 
 
 def return_large_blocks() -> None:

@@ -25,9 +25,10 @@ AES_GCM, CHACHA, AES_CTR = "aes128-gcm@openssh.com", "chacha20-poly1305@openssh.
 EVERY_CIPHER = [AES_GCM, CHACHA, AES_CTR]
 
 Ciphers = Callable[[], list[str]]
+"""Gives the cipher agreed upon in each key exchange so far."""
 Opened = tuple[Ports, Ciphers | None]
+"""The local ports of forwards, one to each door; and the ciphers, where the program tells them."""
 Opening = contextlib.AbstractContextManager[Opened]
-"""The forward's local ports, and what tells the cipher agreed upon in each key exchange so far, where that can be told."""
 
 
 @dataclass(frozen=True, slots=True)

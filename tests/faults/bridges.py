@@ -33,11 +33,19 @@ class Bridge:
         self.target = ConfiguredAgent(system, f"{name}-target", OWNER, settings | advertised, folder)
         self.endpoint, *local = free
         self.ports = Ports(*local)
-        for here, there in zip(self.ports, self.doors.ports, strict=True):
-            body = {"local_port": here, "space": self.target.name, "remote_port": there, "persistent": True, "force": True}
-            system.api(OWNER).post("space-io", self.source.id, "port", "forward", body=body)
+        self._api = system.api(OWNER)
+        self.ask()
         self.start("source")
         self.start("target")
+
+    def ask(self) -> None:
+        """Ask for the forwards, for the first time or again: then the link is dialled at once.
+
+        By itself a link that is lost time after time is dialled less and less often.
+        """
+        for here, there in zip(self.ports, self.doors.ports, strict=True):
+            body = {"local_port": here, "space": self.target.name, "remote_port": there, "persistent": True, "force": True}
+            self._api.post("space-io", self.source.id, "port", "forward", body=body)
 
     def start(self, which: str) -> None:
         """Start the `source` or the `target`, for the first time or again."""

@@ -31,7 +31,6 @@ from tests.support.measures import Growth
 from tests.support.rawssh import PACKET, Ended, Opened, RawSSH
 from tests.support.services import TIMEOUT, connect, read_all
 from tests.support.system import AgentOf, System
-from tests.support.waiting import until
 
 MOST = 2**32 - 1
 NOWHERE = UInt32(4711)

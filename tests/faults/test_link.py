@@ -24,3 +24,4 @@ def test_cut_link(relayed: Bridge, how: str) -> None:
     assert relayed.relay
     for moment in moments(how):
         break_off(relayed, moment, partial(relayed.relay.cut, how))
+        relayed.ask()

@@ -61,7 +61,7 @@ async def _tidily(main: Callable[[DataPlane], Coroutine[Any, Any, None]], plane:
     await main(plane)
     await becomes(lambda: asyncio.all_tasks() == {asyncio.current_task()}, what="no task is left")
     assert not watched(plane)
-    assert unseen == []
+    assert not unseen, f"failures that nobody has seen: {unseen}"
 
 
 def _on(kinds: tuple[str, ...], test: Test[Fixtures]) -> Callable[..., None]:

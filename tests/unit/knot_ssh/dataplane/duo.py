@@ -91,7 +91,11 @@ class Stream:
 
     async def exchange(self, there: bytes, back: bytes) -> None:
         """Both say everything at once and end; each reads what the other has said, and its end."""
-        got = await asyncio.gather(read_all(self.service), read_all(self.app), say(self.app, there), say(self.service, back))
+        work = read_all(self.service), read_all(self.app), say(self.app, there), say(self.service, back)
+        got = await asyncio.gather(*work, return_exceptions=True)
+        for result in got:
+            if isinstance(result, BaseException):
+                raise result
         assert (got[0] == there) is True
         assert (got[1] == back) is True
 

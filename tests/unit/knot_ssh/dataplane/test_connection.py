@@ -141,15 +141,20 @@ async def test_many_channels(plane: DataPlane, sides: str) -> None:
 @on_fast
 async def test_slow_reader_holds_nobody_up(plane: DataPlane, sides: str) -> None:
     """A reader that has stopped holds its own channel up, and no other one; then it gets everything."""
-    async with joined(*planes(plane, sides)) as duo, duo.forwarded() as slow, duo.forwarded() as other:
-        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(slow.app, noise(10 * MIB)))
+    much = noise(6 * MIB)
+    async with (
+        joined(*planes(plane, sides, Limits(in_flight=MIB))) as duo,
+        duo.forwarded() as slow,
+        duo.forwarded() as other,
+    ):
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(slow.app, much))
         await becomes(lambda: duo.client.tally.sent > MIB)
         await other.exchange(noise(500_000, 1), noise(500_000, 2))
         assert not sending.done()
         reading = asyncio.ensure_future(read_all(slow.service))
         await sending
         slow.app.shutdown(socket.SHUT_WR)
-        assert (await reading == noise(10 * MIB)) is True
+        assert (await reading == much) is True
 
 
 @sides
