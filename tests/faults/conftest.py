@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.beds import Bed, Beds
-from tests.faults.victims import Victim
+from tests.faults.beds import FULL, Bed, Beds
+from tests.faults.victims import SOON, SOON_STOCK, Victim
 from tests.support.load import echo_service
 from tests.support.system import System
 
 PLANES = ["fast", "stock"]
+ATTACKED = PLANES if FULL else PLANES[:1]
+"""The stock data plane has to keep the bounds; whether it endures every attack is looked at in full runs."""
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +41,11 @@ def forwards() -> dict[str, int]:
     return {}
 
 
-@pytest.fixture(params=PLANES)
+@pytest.fixture(params=ATTACKED)
 def victim(request: pytest.FixtureRequest, beds: Beds, forwards: dict[str, int], echo: int) -> Victim:
-    """A target to attack, with each data plane in turn."""
+    """A target to attack."""
     name = f"hostile-{request.param}"
     bed = beds.bed(name, Victim.settings(request.param))
     local = forwards.setdefault(name, 0) or bed.forward(echo)
     forwards[name] = local
-    return Victim(bed, local, echo)
+    return Victim(bed, local, echo, SOON if request.param == "fast" else SOON_STOCK)

@@ -23,8 +23,9 @@ IN_FLIGHT = 64 * MIB
 """What the peers of one agent may have it hold, all together: the default of `max_in_flight`."""
 FLOOR = 32 * KIB
 """What each channel may hold even when that is used up: one packet."""
-LEFT_BEHIND = 12 * MIB
-"""What may stay after all is over: pooled buffers (4 MiB), and what the allocator does not give back."""
+LEFT_BEHIND = IN_FLIGHT // 4
+"""What may stay after all is over: pooled buffers (4 MiB), and what is freed after the allocator was told to give memory back,
+which is when three quarters of what may be in flight are free again."""
 ASKED = 200 * MIB
 """What each stuck reader has asked for."""
 AFTERWARDS = 5

@@ -41,9 +41,12 @@ REKEYS = 200 if FULL else 30
 CHURN = 5_000 if FULL else 500
 MANY = 100
 """SSH connections of one peer."""
-MANY_GREEDY = 200
+MANY_GREEDY = 200 if FULL else 60
+"""More than the agent has large buffers for (PLENTY, 32)."""
 SMALL_CHANGE = 128 * KIB
 """What an SSH connection may cost that has sent next to nothing."""
+SPARE = 8 * MIB
+"""What the agent may keep of buffers that were used before."""
 MANY_HOLD = 64 * MIB
 """What all peers together may have an agent hold."""
 SILLY = 20_000
@@ -277,11 +280,11 @@ def test_halves_of_packets(victim: Victim, size: int, before_login: bool) -> Non
         watch.trips.mark()
         for _ in range(MANY):
             peer = RawSSH.dial(victim.bed.endpoint) if before_login else victim.bed.peer()
-            stack.enter_context(peer).sock.sendall(half)
+            stack.enter_context(peer).flood(half)  # stock cuts off who begins a large packet before there is a channel
         with victim.bed.peer() as last:
             last.ask_something()
         print(f"\n{MANY} halves of packets, {size} bytes each: {watch.growth}")
-    assert watch.growth.peak < MANY * (size + SMALL_CHANGE)
+    assert watch.growth.peak < MANY * (size + SMALL_CHANGE) + SPARE
 
 
 @steadily
@@ -294,7 +297,7 @@ def test_packets_of_strangers_are_small(victim: Victim) -> None:
 
 @steadily
 def test_many_greedy_connections(victim: Victim) -> None:
-    """Two hundred connections that each grant 1 GiB and do not read cost the agent no more than all peers together may,
+    """Many connections that each grant 1 GiB and do not read cost the agent no more than all peers together may,
     and streams of others beside them arrive whole."""
     with service() as listener, victim.unharmed() as watch, contextlib.ExitStack() as stack:
         socks = []
@@ -305,6 +308,7 @@ def test_many_greedy_connections(victim: Victim) -> None:
         taken = push(socks, 2**30)
         peak = watch.growth.peak
         print(f"\n{MANY_GREEDY} connections that do not read: {taken / MIB:.0f} MiB sent; {watch.growth}")
+        watch.trips.look_away()
         with Load("swarm", str(victim.local), str(STREAMS), str(STREAM)) as swarm:
             swarm.line()
             swarm.tell()

@@ -22,7 +22,6 @@ from tests.support.load import Load, Pinging
 from tests.support.measures import Growth
 from tests.support.rawssh import Denied, Opened, RawSSH, Refused
 from tests.support.services import connect, noise, sending, serving
-from tests.support.stuck import push, service
 from tests.support.system import System
 from tests.support.waiting import until
 
@@ -37,6 +36,8 @@ LIFETIME = 2
 """Seconds that a certificate is good."""
 SILENT = 25
 """Seconds after which a peer that says nothing is given up: keepalives, 4 x 4, and some."""
+STALL = 0.5
+"""Seconds in which an unbounded sender would have gone far."""
 DOWNLOAD = 3 * MIB
 
 
@@ -139,22 +140,19 @@ def test_talk_within_a_key_exchange(victim: Victim) -> None:
 def test_peer_that_stops_in_a_key_exchange(rekeying: Bed, victim: Victim) -> None:
     """A peer that stops reading when new keys are due, while a service pours data at it, costs little; with KNOT_FULL=1: and
     is given up after some keepalives."""
-    with service() as listener, victim.unharmed(), rekeying.peer() as peer:
+    with serving(pour) as port, victim.unharmed(), rekeying.peer() as peer:
         growth = Growth(rekeying.meters[1])
-        channel = peer.open(listener.getsockname()[1])
-        sock, _ = listener.accept()
-        with sock:
-            push([sock], 64 * MIB)
-            while peer.receive()[0] != MSG_KEXINIT:
-                pass
-            push([sock], 64 * MIB)
-            peer.sock.sendall(b"".join(peer.data(channel, b"x") for _ in range(1000)))
-            print(f"\nstopped in a key exchange: {growth}")
-            assert growth.peak < GREEDY
-            if FULL:
-                began = time.monotonic()
-                until(peer.is_cut_off, SILENT, "the silent peer is given up")
-                print(f"given up after {time.monotonic() - began:.1f} s")
+        channel = peer.open(port)
+        while peer.receive()[0] != MSG_KEXINIT:
+            pass
+        peer.sock.sendall(b"".join(peer.data(channel, b"x") for _ in range(1000)))
+        began = time.monotonic()
+        until(lambda: time.monotonic() - began > STALL, what="some time to pile up memory")
+        print(f"\nstopped in a key exchange: {growth}")
+        assert growth.peak < GREEDY
+        if FULL:
+            until(peer.is_cut_off, SILENT, "the silent peer is given up")
+            print(f"given up after {time.monotonic() - began:.1f} s")
 
 
 @steadily
@@ -188,6 +186,12 @@ def test_certificate_that_expires_in_use(victim: Victim, system: System, tmp_pat
         with connect(victim.local) as sock:
             sock.sendall(b"still")
             assert sock.recv(5, socket.MSG_WAITALL) == b"still"
+
+
+def pour(sock: socket.socket) -> None:
+    """A service that sends as long as somebody takes it."""
+    while True:
+        sock.sendall(bytes(64 * KIB))
 
 
 def next_data(peer: RawSSH) -> bytes:

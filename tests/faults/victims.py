@@ -20,6 +20,9 @@ from tests.support.waiting import until
 
 SOON = 0.05
 """Seconds that a small exchange of others may take meanwhile, 99 of 100."""
+SOON_STOCK = 0.15
+"""The same of the stock data plane: a packet takes asyncssh some 30 microseconds, and where there are 10,000 channels with all
+that asyncio keeps of each, the collector of garbage alone stops it for 50 to 120 ms."""
 GREEDY = 16 * MIB
 """What a single SSH connection may cost, whatever it does."""
 IN_FLIGHT = WINDOW * SHARE
@@ -62,6 +65,8 @@ class Victim:
     bed: Bed
     local: int
     echo: int
+    soon: float
+    """Seconds that others' round trips may take."""
 
     @staticmethod
     def settings(plane: str) -> Settings:
@@ -84,7 +89,7 @@ class Victim:
         until(lambda: [meter.descriptors() for meter in meters] <= before, what=f"descriptors as before: {before}")
         until(lambda: self.first_window() == WINDOW, what="every window is given back")
         assert self.works()
-        if watch.trips.p99 >= SOON:
+        if watch.trips.p99 >= self.soon:
             raise Disturbed(str(watch.trips))
 
     def works(self) -> bool:

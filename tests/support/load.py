@@ -84,7 +84,7 @@ class Pinging:
 
     def __init__(self, port: int) -> None:
         self._load = Load("ping", str(port))
-        self._since = 0.0
+        self._since = self._until = 0.0
         self.times: list[float] = []
         """Seconds of each, once the context has ended."""
 
@@ -94,7 +94,7 @@ class Pinging:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        until = time.perf_counter()
+        until = self._until or time.perf_counter()
         with self._load:
             heard = self._load.finish()
         trips = [(began, took) for began, took in heard["trips"] if self._since <= began + took]
@@ -105,6 +105,10 @@ class Pinging:
     def mark(self) -> None:
         """Look only at round trips that are not over yet, and later ones."""
         self._since = time.perf_counter()
+
+    def look_away(self) -> None:
+        """Look only at round trips that have begun."""
+        self._until = time.perf_counter()
 
     @property
     def p99(self) -> float:

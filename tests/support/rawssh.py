@@ -41,6 +41,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from knot_keys.certificates import read_certificate
 from knot_keys.keyfiles import load_key
 from knot_ssh.dataplane.framing import LENGTH, TAG, Opener, Sealer
+from tests.support.stuck import small_connection
 
 MSG_KEX_ECDH_INIT = 30
 MSG_KEX_ECDH_REPLY = 31
@@ -114,7 +115,7 @@ class RawSSH:
     @classmethod
     def dial(cls, address: tuple[str, int]) -> Self:
         """Connect, and exchange keys."""
-        peer = cls(socket.create_connection(address, timeout=TIMEOUT))
+        peer = cls(small_connection(address))
         try:
             peer.greet()
             peer.exchange_keys()

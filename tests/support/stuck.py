@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.support.services import TIMEOUT, connect, reset
+from tests.support.services import TIMEOUT, reset
 
 PIECE = memoryview(bytes(1024 * 1024))
 STILL = 0.5
 """Seconds without a byte taken after which a writer counts as stuck."""
+KERNEL_BUFFER = 64 * 1024
+"""Bytes; the kernel makes it twice as much."""
+BACKLOG = 1024
 ACCEPTED = b"."
 
 
@@ -36,9 +39,31 @@ class Stuck:
 @contextlib.contextmanager
 def service() -> Iterator[socket.socket]:
     """A service that is served by the test itself."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+    with small_socket() as listener:  # what it accepts inherits the size of its buffers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(BACKLOG)
         listener.settimeout(TIMEOUT)
         yield listener
+
+
+def small_socket() -> socket.socket:
+    """A socket for which the kernel keeps little: what is stuck shall be with the agents, and not use up all the memory that
+    the machine has for TCP."""
+    sock = socket.socket()
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER)
+    return sock
+
+
+def small_connection(address: tuple[str, int]) -> socket.socket:
+    sock = small_socket()
+    try:
+        sock.settimeout(TIMEOUT)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 @contextlib.contextmanager
@@ -47,7 +72,7 @@ def connections(listener: socket.socket, local: int, count: int) -> Iterator[Stu
     stuck = Stuck([], [])
     try:
         for _ in range(count):
-            client = connect(local)
+            client = small_connection(("127.0.0.1", local))
             stuck.clients.append(client)
             client.sendall(ACCEPTED)
             accepted, _ = listener.accept()

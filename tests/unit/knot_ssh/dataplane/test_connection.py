@@ -141,7 +141,7 @@ async def test_many_channels(plane: DataPlane, sides: str) -> None:
 @on_fast
 async def test_slow_reader_holds_nobody_up(plane: DataPlane, sides: str) -> None:
     """A reader that has stopped holds its own channel up, and no other one; then it gets everything."""
-    much = noise(6 * MIB)
+    much = noise(12 * MIB)
     async with (
         joined(*planes(plane, sides, Limits(in_flight=MIB))) as duo,
         duo.forwarded() as slow,
@@ -318,9 +318,9 @@ async def test_keys_are_exchanged_while_data_flows(plane: DataPlane, sides: str,
     """New keys every megabyte, while data flows both ways on several channels: nothing is lost, and nothing is late."""
     async with carrying(plane, sides, rekey_bytes=MIB, encryption_algs=[cipher]) as (duo, stream):
         async with duo.forwarded() as other:
-            there, back = noise(4 * MIB, 1), noise(4 * MIB, 2)
+            there, back = noise(2 * MIB, 1), noise(3 * MIB, 2)
             await asyncio.gather(stream.exchange(there, back), other.exchange(back, there))
-        assert duo.client.exchanges >= 8
+        assert duo.client.exchanges >= 5
         assert duo.client.exchanges == duo.server.exchanges
 
 
