@@ -21,7 +21,7 @@ from tests.support.waiting import until
 SOON = 0.05 if FULL else 0.25
 """Seconds, for the 99th of a hundred round trips of others. The short form allows for a machine that others use, too:
 what it is to notice is somebody who is shut out, and those wait for seconds."""
-SOON_STOCK = 0.15
+SOON_STOCK = 0.15 if FULL else 0.5
 """The same of the stock data plane: a packet takes asyncssh some 30 microseconds, and where there are 10,000 channels with all
 that asyncio keeps of each, the collector of garbage alone stops it for 50 to 120 ms."""
 GREEDY = 16 * MIB
