@@ -26,6 +26,8 @@ RESERVED = frozenset({"join"})
 
 SUFFIX = "knot"
 HUB_PRINCIPAL = "hub.knot"
+RELAY_PORT = 22
+"""The port of a fully qualified name that stands for the space's endpoint, when asked of the hub."""
 """The one principal of the hub's host certificate, whatever address was dialled."""
 
 PORT_MIN = 1

@@ -1,4 +1,4 @@
-"""Try again until it works: jittered exponential backoff that somebody with news can cut short.
+"""Try again until it works, with jittered exponential backoff.
 
 Whoever keeps something going for as long as the process lives must not end by an error that nobody foresaw. So all
 errors are tried again, but for those that the caller names as final.
@@ -7,7 +7,6 @@ errors are tried again, but for those that the caller names as final.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -29,9 +28,12 @@ Result = TypeVar("Result")
 Final = tuple[type[Exception], ...]
 
 
-def backoff(failures: int) -> float:
-    """Seconds to wait after this many failures in a row: anything up to a limit that doubles, so that a fleet spreads."""
-    return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures - 1, DOUBLINGS)))
+def backoff(failures: int, luck: float, longest: float = LONGEST_WAIT) -> float:
+    """Seconds to wait after this many failures in a row: anything up to a limit that doubles, so that a fleet spreads.
+
+    `luck`, from 0 to 1, says which part of it.
+    """
+    return luck * min(longest, FIRST_WAIT * 2.0 ** min(failures - 1, DOUBLINGS))
 
 
 async def until_done(
@@ -39,22 +41,13 @@ async def until_done(
     on_trouble: Callable[[str], None],
     *,
     final: Final = (),
-    wake: asyncio.Event | None = None,
+    longest: float = LONGEST_WAIT,
 ) -> Result:
     """Await `attempt()` again and again until it gives a result or raises a `final` error.
 
-    `wake` ends a wait early. `on_trouble` hears each reason that differs from the one before.
+    It waits for `longest` seconds between two at most. `on_trouble` hears each reason that differs from the one before.
     """
     said: str | None = None
-
-    async def sleep(seconds: float) -> None:
-        if wake is None:
-            await asyncio.sleep(seconds)
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await wake.wait()
-        wake.clear()
 
     def before_sleep(state: RetryCallState) -> None:
         nonlocal said
@@ -68,8 +61,8 @@ async def until_done(
 
     retrying = AsyncRetrying(
         retry=retry_if_exception(lambda error: isinstance(error, Exception) and not isinstance(error, final)),
-        wait=lambda state: backoff(state.attempt_number),
-        sleep=sleep,
+        wait=lambda state: backoff(state.attempt_number, random.random(), longest),
+        sleep=asyncio.sleep,
         before_sleep=before_sleep,
         reraise=True,
     )

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from knot_ssh.addresses import Address
 from knot_ssh.errors import BadInput
-from knot_ssh.names import QUOTED_LIMIT, Owner, Port, SpaceId, SpaceName, Zone, space_reference
+from knot_ssh.names import PORT_MAX, QUOTED_LIMIT, Owner, Port, SpaceId, SpaceName, Zone, space_reference
 
 
 def _checked_reference(text: str) -> str:
@@ -85,6 +85,7 @@ class Counters(Message):
 class LinkStatus(Counters):
     """The agent's connection to the target's agent, which all forwards to that target share."""
 
+    up_since: AwareDatetime | None = Field(default=None, description="Since when the target is reached in this way.")
     round_trip: float | None = Field(default=None, description="Seconds to the target's agent and back, at best.")
 
 
@@ -99,7 +100,7 @@ class ForwardStatus(Message):
     mode: Literal["direct", "relay"] | None = Field(default=None, description="How the target is reached at this moment.")
     state: Literal["starting", "listening", "waiting", "failed", "stopped"]
     reason: str | None = Field(default=None, description="Why it waits or failed.")
-    address: str | None = Field(default=None, description="The target's address that is in use.")
+    address: str | None = Field(default=None, description="The address in use: the target's, or the hub's for `relay`.")
     counters: Counters | None = Field(default=None, description="Of this forward, while its agent runs.")
     link: LinkStatus | None = Field(default=None, description="Of the link below it, while there is one.")
 
@@ -189,11 +190,22 @@ class Membership(Message):
     host_ca: str
 
 
+class StoppedForward(Message):
+    """A persistent forward that was stopped while the hub was away."""
+
+    local_port: Port
+    target_id: SpaceId
+    remote_port: Port
+
+
 class Hello(Message):
     """The agent's first word on its control link."""
 
     version: str
     addresses: list[HostPort] = Field(max_length=16)
+    stopped: list[StoppedForward] = Field(
+        default=[], max_length=PORT_MAX, description="To be forgotten, unless they were made anew since."
+    )
 
 
 class Revoked(Message):
@@ -209,6 +221,15 @@ class Welcome(Message):
     membership: Membership
     forwards: list[ForwardOrder] = Field(description="The stored forwards; the only persistent ones that are to live.")
     revoked: Revoked
+    spread: float = Field(
+        default=0, ge=0, le=3600, description="Seconds over which the fleet's agents are to spread when the hub comes back."
+    )
+
+
+class Spread(Message):
+    """The fleet has grown: the same, anew."""
+
+    spread: float = Field(ge=0, le=3600)
 
 
 class CertificateRequest(Message):

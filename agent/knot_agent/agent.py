@@ -19,9 +19,12 @@ from knot_agent.home import Home
 from knot_agent.joining import join
 from knot_agent.links import Links
 from knot_agent.local import Guests, LocalSocket
+from knot_agent.memory import Memory
+from knot_agent.relaying import Relay
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
 from knot_keys.connections import HostRefused
 from knot_keys.jointoken import JoinToken
+from knot_ssh import __version__
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import BadInput, JoinRefused, LooseFile, PortTaken
@@ -38,10 +41,12 @@ from knot_ssh.wire import (
     ForwardOrder,
     ForwardStarted,
     ForwardStatus,
+    Hello,
     Membership,
     Nothing,
     OnSpace,
     Revoked,
+    Spread,
     StopCall,
     StopRequest,
     Target,
@@ -92,10 +97,14 @@ class Agent:
         self._settings = settings
         self._sock = sock
         self._credentials = Credentials(membership, home.identity(), home.host())
-        self._links = Links(plane, self._credentials, self._locate)
-        self._forwards = Forwards(plane, self._links, settings.connect_timeout)
+        self._memory = Memory(home.folder)
+        self._links = Links(plane, self._credentials, self._locate, Relay(plane, hub, self._credentials))
+        self._links.on_target = self._memory.keep_target
+        self._forwards = Forwards(plane, self._links, settings.connect_timeout, self._memory)
         self._endpoint = Endpoint(plane, self._credentials, settings.allow)
-        self._control = ControlLink(plane, hub, home, self._credentials, self._for_hub(), self._addresses, self._welcomed)
+        self._control = ControlLink(
+            plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
+        )
         guests = Guests(settings.socket_users, settings.socket_group)
         self._local = LocalSocket(home.folder, guests, self._for_command_line())
         self._tasks = Tasks()
@@ -106,7 +115,9 @@ class Agent:
         try:
             await self._local.open()
             log.info("agent ready", space=self._credentials.membership.space, socket=str(self._socket_path))
+            self._credentials.revoke(revocation_list(self._memory.revoked))
             self._tasks.start(self._serve_endpoint_when_certified())
+            await self._forwards.restore(self._memory.forwards)
             await _or_stopped(stop, self._control.run())
             await self._drain()
         finally:
@@ -119,8 +130,6 @@ class Agent:
 
     async def _serve_endpoint_when_certified(self) -> None:
         """Serve at once with certificates from before, else when the first ones come."""
-        if self._sock is None:
-            return
         certified = asyncio.Event()
         self._credentials.on_certificates.append(certified.set)
         while not self._credentials.certified:
@@ -146,7 +155,13 @@ class Agent:
         bound = bound_address(self._sock)
         return [str(Address(local, bound.port) if bound.is_wildcard else bound)]
 
+    def _hello(self, local: str) -> Hello:
+        """What the hub is to know of us, who reach it from this local address."""
+        return Hello(version=__version__, addresses=self._addresses(local), stopped=self._memory.stopped)
+
     async def _welcomed(self, welcome: Welcome) -> None:
+        self._memory.told()
+        self._memory.keep_revoked(welcome.revoked)
         await self._forwards.restore(welcome.forwards)
         self._links.look_again()
 
@@ -159,6 +174,7 @@ class Agent:
             "forward.list": (Nothing, self._list),
             "target.changed": (Target, self._target_changed),
             "keys.revoked": (Revoked, self._revoked),
+            "fleet.spread": (Spread, self._spread),
             "agent.superseded": (Nothing, self._superseded),
             "agent.farewell": (Farewell, self._dismissed),
         }
@@ -177,6 +193,10 @@ class Agent:
 
     async def _revoked(self, revoked: Revoked) -> None:
         self._credentials.revoke(revocation_list(revoked))
+        self._memory.keep_revoked(revoked)
+
+    async def _spread(self, message: Spread) -> None:
+        self._control.spread = message.spread
 
     async def _superseded(self, _message: Nothing) -> None:
         log.warning("another agent has connected with this space's key: stop one of the two")
@@ -205,9 +225,8 @@ class Agent:
         return await self._control.ask("port.list", call, ForwardList)
 
     async def _ask_stop(self, call: StopCall) -> ForwardStatus:
-        standing = self._forwards.get(call.local_port)
-        if call.source is None and standing and not standing.persistent and not self._control.connected:
-            return await self._forwards.stop(call.local_port)
+        if call.source is None and not self._control.connected:
+            return await self._forwards.stop_alone(call.local_port)
         return await self._control.ask("port.stop", call, ForwardStatus)
 
 

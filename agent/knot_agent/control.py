@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -14,17 +15,16 @@ from pydantic import BaseModel
 from knot_agent.credentials import Credentials
 from knot_agent.home import Home
 from knot_keys.certificates import check_client, check_host, check_hub, read_certificate
-from knot_keys.connections import ClientConnection, HostRefused, close, connect
+from knot_keys.connections import ClientConnection, ForwardedFrom, HostRefused, close, connect
 from knot_keys.keyfiles import public_line
 from knot_keys.possession import for_host_key, prove
 from knot_keys.revocation import RevocationList
-from knot_ssh import __version__
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KeyRefused, KnotError, Unavailable
-from knot_ssh.names import Principal, qualified_name
+from knot_ssh.names import RELAY_PORT, Principal, qualified_name
 from knot_ssh.retrying import backoff, until_done
-from knot_ssh.rpc import Method, Peer
+from knot_ssh.rpc import CALL_TIMEOUT, Method, Peer
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Revoked, Welcome
 
@@ -33,12 +33,14 @@ log = structlog.get_logger(__name__)
 RENEW_RETRY = 10.0
 """Seconds until the next try when a renewal failed."""
 
+LONGEST_WAIT = 1.0
+"""Seconds between attempts to reach the hub at most; a hub with a large fleet tells for how long to spread them."""
 STEADY = 30.0
 """Seconds a connection must have lived for the next one to be made without much waiting."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
-Advertise = Callable[[str], list[str]]
-"""Where others may dial us, given the local address of the control connection."""
+Introduce = Callable[[str], Hello]
+"""What the hub is to know of us, given the local address of the control connection."""
 
 
 class ControlLink:
@@ -51,16 +53,20 @@ class ControlLink:
         home: Home,
         credentials: Credentials,
         methods: Mapping[str, Method],
-        advertise: Advertise,
+        introduce: Introduce,
         on_welcome: Callable[[Welcome], Any],
+        take_relayed: ForwardedFrom,
     ) -> None:
+        self.spread = 0.0
+        """Seconds over which the fleet spreads when the hub comes back."""
         self._plane = plane
         self._hub = hub
         self._home = home
         self._credentials = credentials
         self._methods = methods
-        self._advertise = advertise
+        self._introduce = introduce
         self._on_welcome = on_welcome
+        self._take_relayed = take_relayed
         self._peer: Peer | None = None
         self._farewell = ""
 
@@ -83,7 +89,8 @@ class ControlLink:
         loop = asyncio.get_running_loop()
         short_lives = 0
         while True:
-            connection = await until_done(self._connect, self._trouble, final=(KeyRefused,))
+            longest = max(LONGEST_WAIT, self.spread)
+            connection = await until_done(self._connect, self._trouble, final=(KeyRefused,), longest=longest)
             connected_at = loop.time()
             try:
                 await self._converse(connection)
@@ -98,7 +105,7 @@ class ControlLink:
             if self._farewell:
                 raise KeyRefused(f"the hub has cut this agent off: {self._farewell}")
             short_lives = 0 if loop.time() - connected_at > STEADY else short_lives + 1
-            await asyncio.sleep(backoff(max(1, short_lives)))
+            await asyncio.sleep(max(random.uniform(0, self.spread), backoff(max(1, short_lives), random.random())))
 
     async def _connect(self) -> ClientConnection:
         host_ca = self._credentials.host_ca
@@ -122,11 +129,14 @@ class ControlLink:
         tasks = Tasks()
         talking = tasks.start(peer.run())
         try:
-            local = connection.get_extra_info("sockname")[0]
-            hello = Hello(version=__version__, addresses=self._advertise(local))
+            relayed = await self._register(connection)
+            hello = self._introduce(connection.get_extra_info("sockname")[0])
             welcome = Welcome.model_validate(await peer.call("agent.hello", hello))
             self._home.update(welcome.membership)
             self._credentials.membership = welcome.membership
+            self.spread = welcome.spread
+            if not relayed and not await self._register(connection):  # our name may have changed
+                log.warning("not reachable by relay", reason="the hub refused")
             self._credentials.revoke(revocation_list(welcome.revoked))
             self._peer = peer
             log.info("hub connected", hub=str(self._hub), space=welcome.membership.space)
@@ -137,6 +147,14 @@ class ControlLink:
             await talking
         finally:
             await tasks.cancel()
+
+    async def _register(self, connection: ClientConnection) -> bool:
+        """Ask the hub to pass connections for our endpoint on to us; before hello, since others hear of us then."""
+        membership = self._credentials.membership
+        connection.on_forwarded = self._take_relayed
+        name = qualified_name(membership.space, Principal(membership.owner, membership.zone))
+        async with asyncio.timeout(CALL_TIMEOUT):
+            return await connection.register(name, RELAY_PORT)
 
     async def _renew_in_time(self, peer: Peer) -> None:
         wait = self._credentials.renewal_wait(time.time())

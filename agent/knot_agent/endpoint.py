@@ -12,15 +12,18 @@ from typing import Any
 import asyncssh
 import structlog
 
-from knot_agent.admission import destinations, refuse_client
 from knot_agent.credentials import Credentials
+from knot_agent.destinations import destinations
+from knot_agent.relaying import Inlet
 from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
-from knot_keys.connections import Doorkeeper, ServerConnection, Shown, close, server_options
+from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
+from knot_keys.permission import refuse_client
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.dialling import Dial
 from knot_ssh.dataplane.plane import Closeable, DataPlane
+from knot_ssh.dataplane.windows import Budget
 from knot_ssh.logs import Sparing
 from knot_ssh.tasks import Tasks
 
@@ -38,35 +41,55 @@ class Rules:
     channels: Channels = field(default_factory=Channels)
     tally: Tally = field(default_factory=Tally)
 
+    @property
+    def budget(self) -> Budget:
+        return self.plane.budget
+
     def channel_opened(self, channel: Channel) -> None:
         """The service has accepted."""
 
     def channel_refused(self, channel: Channel, reason: str) -> None:
         self.tally.refuse(reason)
 
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
+        """We ask nobody for channels."""
+
     def channel_gone(self, channel: Channel) -> None:
         self.channels.remove(channel)
 
 
 class Endpoint:
-    """Listens on a socket that is bound already."""
+    """Takes connections from a socket that is bound already, and those that come through the hub."""
 
     def __init__(self, plane: DataPlane, credentials: Credentials, allow: Collection[str]) -> None:
         self._rules = Rules(plane, credentials, allow)
         self._options: Any = None
         self._listener: Closeable | None = None
+        self._accepting = False
         self._tasks = Tasks()
 
-    async def serve(self, sock: socket.socket) -> None:
-        """Start accepting. Host certificate and revocations are followed from then on."""
+    async def serve(self, sock: socket.socket | None) -> None:
+        """Start accepting; without a socket, what comes through the hub alone.
+
+        Host certificate and revocations are followed from then on.
+        """
         plane, credentials = self._rules.plane, self._rules.credentials
-        options = await server_options(plane, lambda: EndpointDoorkeeper(self._rules), credentials.host)
-        self._options = options
-        self._listener = await plane.serve(sock, lambda: ServerConnection(plane, options))
+        self._options = await server_options(plane, lambda: EndpointDoorkeeper(self._rules), credentials.host)
+        self._accepting = True
+        if sock:
+            self._listener = plane.serve(sock, self._connection)
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
 
+    def take_relayed(self, hub: ClientConnection) -> tuple[Channel, Inlet]:
+        """The hub wants to pass a connection on to us; raises asyncssh.ChannelOpenError."""
+        if not self._accepting:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the endpoint is not open")
+        inlet = Inlet(self._rules.plane, hub, self._accept)
+        return inlet.channel, inlet
+
     def stop_accepting(self) -> None:
+        self._accepting = False
         if self._listener:
             self._listener.close()
 
@@ -80,6 +103,12 @@ class Endpoint:
         await asyncio.gather(*(close(keeper.connection) for keeper in list(self._rules.connected)))
         self._rules.channels.abort()
         await self._tasks.cancel()
+
+    def _connection(self) -> ServerConnection:
+        return ServerConnection(self._rules.plane, self._options)
+
+    def _accept(self, sock: socket.socket) -> None:
+        self._rules.plane.accept(sock, self._connection())
 
     def _show_new_certificate(self) -> None:
         host = self._rules.credentials.host
@@ -168,7 +197,7 @@ class EndpointDoorkeeper(Doorkeeper):
         return client
 
     def _peer(self) -> str:
-        return str((self.connection.get_extra_info("peername") or ("unknown",))[0])
+        return str((self.connection.get_extra_info("peername") or ("relay",))[0])
 
 
 def _prohibited(reason: str) -> asyncssh.ChannelOpenError:

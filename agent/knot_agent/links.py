@@ -1,31 +1,37 @@
 """Links: the agent's long-lived SSH connections, one to each target that a forward points to.
 
-A link keeps trying until it is released. While it has a connection it is up, and channels open at once; otherwise a
-channel waits for it, up to a limit. When our certificate is replaced the link dials again, new channels use the new
-connection, and the old one ends with its last channel. So does the whole link once nobody holds it any more.
+`linklife` decides what there should be: an attempt, a connection, a pause. Here it is done. A connection that was
+replaced, or whose certificate has ended, goes on until its last channel has ended; new channels use the new one. A
+channel that is wanted while there is none waits, up to a limit. Once nobody holds a link any more it ends with its last
+channel.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import asyncssh
 import structlog
+from asyncssh.public_key import SSHOpenSSHCertificate
 
-from knot_agent.admission import LOCALHOST
 from knot_agent.credentials import Credentials
-from knot_keys.certificates import check_host
-from knot_keys.connections import ClientConnection, HostRefused, close, connect
+from knot_agent.destinations import LOCALHOST
+from knot_agent.linklife import Event, LinkLife, Path, Phase
+from knot_agent.relaying import Relay
+from knot_keys.certificates import check_host, expires_at
+from knot_keys.connections import ClientConnection, close, connect, log_in
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.errors import NotFound, Unavailable
+from knot_ssh.errors import KnotError, NotFound, Unavailable
 from knot_ssh.names import Port, Principal, SpaceId, qualified_name
-from knot_ssh.retrying import backoff, until_done
+from knot_ssh.racing import Runner, race
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import Target
 
@@ -33,20 +39,27 @@ log = structlog.get_logger(__name__)
 
 ENDPOINT_LOGIN = "knot"
 """Login name at endpoints; ours ignore it, an ordinary sshd needs an account."""
-
-STEADY = 10.0
-"""Seconds a connection must have lasted for the next one to be made without a wait."""
+HEAD_START = 0.05
+"""Seconds that each address has before the next one is tried as well."""
+RELAY_HEAD_START = 0.25
+"""The same that the last address has before the relay."""
+LOCATE_PATIENCE = 2.0
+"""Seconds for the hub to say where a target is; then what is known has to do."""
+LOCATE_AGAIN = 30.0
+"""Seconds for which its answer holds, unless a connection is lost: it tells by itself when a target comes or moves."""
 
 Locate = Callable[[SpaceId], Awaitable[Target]]
 """Asks the hub where a target is; raises NotFound when it is gone, Unavailable when the hub is away."""
+Made = tuple[ClientConnection, Path]
 
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """There is a connection to this address."""
+    """There is a connection, by this path. `since` is on the wall clock."""
 
     connection: ClientConnection
-    address: Address
+    path: Path
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +74,55 @@ CONNECTING = Down("connecting")
 
 
 class Link:
-    """One target. `state` is Up or Down."""
+    """One target. `state` is Up or Down, and `on_state` is called when it has changed."""
 
-    def __init__(self, plane: DataPlane, target: Target, credentials: Credentials, locate: Locate) -> None:
+    def __init__(self, plane: DataPlane, target: Target, credentials: Credentials, locate: Locate, relay: Relay) -> None:
         self.target = target
         self.state: Up | Down = CONNECTING
         self.tally = Tally()
+        self.on_state: set[Callable[[], None]] = set()
+        self.on_target: Callable[[Target], None] = lambda target: None
         self._plane = plane
         self._credentials = credentials
         self._locate = locate
+        self._relay = relay
+        self._loop = asyncio.get_running_loop()
+        self._life = LinkLife(self._loop.time())
+        self._current: ClientConnection | None = None
         self._connections: set[ClientConnection] = set()
-        self._news = asyncio.Event()
+        self._located_until = 0.0
         self._up = asyncio.Event()
-        self._renew = asyncio.Event()
         self._waiting = 0
         self._nobody_waits = asyncio.Event()
         self._nobody_waits.set()
         self._tasks = Tasks()
-        self._keeper = self._tasks.start(self._keep())
+        self._attempt: asyncio.Task[None] | None = None
+        self._attempted = "nothing"
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+        self._follow()
 
     def update(self, target: Target) -> None:
         """Take over what the hub says of the target, and try at once if it may be reached now."""
-        self.target = target
-        self._news.set()
+        if self._know(target):
+            self._stop_attempt()  # at what is not true any more
+        self._tell(Event.NEWS)
+
+    def learn(self, target: Target) -> None:
+        """The same, from an order: a thousand of them may name one target, and say nothing new."""
+        if self._know(target):
+            self._stop_attempt()
+            self._tell(Event.NEWS)
+
+    def look_again(self) -> None:
+        """The hub is back: it may know better where the target is."""
+        self._located_until = 0.0
+        self._tell(Event.NEWS)
 
     def renew(self) -> None:
         """Dial again with the new certificate, and let the present connection end with its last channel."""
-        self._renew.set()
+        self._stop_attempt()
+        self._tell(Event.RENEWED)
 
     def cut_revoked(self) -> None:
         """End connections to a host whose certificate is void now."""
@@ -99,7 +134,7 @@ class Link:
     def carry(self, channel: Channel, port: Port) -> bool:
         """Ask the target for a channel to this port, if the link is up; gives whether it is."""
         state = self.state
-        if isinstance(state, Up):
+        if isinstance(state, Up) and not state.connection.lost:
             channel.ask(state.connection, LOCALHOST, int(port))
             return True
         return False
@@ -125,100 +160,220 @@ class Link:
     async def finish(self) -> None:
         """Serve whoever waits already, dial no more, let every open channel end, then close."""
         await self._nobody_waits.wait()
-        self._keeper.cancel()
+        self._end()
         await asyncio.gather(*(connection.wait_idle() for connection in self._connections))
         await self.close()
 
     async def close(self) -> None:
         """End the link and every connection of it."""
+        self._end()
         await self._tasks.cancel()
         await asyncio.gather(*(close(connection) for connection in list(self._connections)))
 
-    async def _keep(self) -> None:
-        """Connect, stay connected, start again: at once, unless the last connection did not last."""
-        loop = asyncio.get_running_loop()
-        short_lives = 0
-        while True:
-            try:
-                up = await until_done(self._connect, self._trouble, final=(NotFound,), wake=self._news)
-            except NotFound:
-                self.state = Down("target gone", gone=True)
-                log.warning("link ended", target=self.target.name, reason="the target was deleted")
-                self._news.clear()
-                await self._news.wait()
-                continue
-            self.state = up
+    # What happens, and what follows from it
+
+    def _tell(self, event: Event, *, path: Path | None = None, good_until: float = math.inf, reason: str = "") -> None:
+        """Let the life decide, and do what it wants."""
+        if not self._ended:
+            self._life.on(event, self._loop.time(), path=path, good_until=good_until, reason=reason)
+            self._follow()
+
+    def _follow(self) -> None:
+        life = self._life
+        if self._attempted != life.wants:
+            self._stop_attempt()
+        if self._attempt is None and life.wants != "nothing":
+            self._attempted = life.wants
+            self._attempt = self._tasks.start(self._try(direct_alone=life.wants == "a direct path"))
+        if self._current and not life.is_connected:
+            self._retire()
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(life.wake_at, self._wake) if life.wake_at < math.inf else None
+        self._show()
+
+    def _show(self) -> None:
+        """Say how the link stands, to whom it concerns."""
+        life, was = self._life, self.state
+        if self._current and life.path:
+            if isinstance(was, Up) and was.connection is self._current:
+                return
+            self.state = Up(self._current, life.path, time.time())
             self._up.set()
-            up_at = loop.time()
-            log.info("link up", target=self.target.name, address=str(up.address))
-            holding = self._tasks.start(self._hold(up.connection))
-            renewing = asyncio.ensure_future(self._renew.wait())
-            try:
-                await asyncio.wait((holding, renewing), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                renewing.cancel()
-                self._up.clear()
-            if holding.done():
-                self.state = Down("connection lost")
-                log.warning("link down", target=self.target.name, reason="connection lost")
-                short_lives = 0 if loop.time() - up_at > STEADY else short_lives + 1
-                await self._wait_for_news(backoff(short_lives) if short_lives else 0)
-            else:
-                self.state = CONNECTING
-                self._tasks.start(_retire(up.connection))
+            log.info("link up", target=self.target.name, mode=life.path.mode, address=life.path.address)
+        else:
+            self._up.clear()
+            self.state = Down(life.reason, gone=life.phase is Phase.GONE) if life.reason else CONNECTING
+            if self.state not in (was, CONNECTING):
+                log.warning("link down", target=self.target.name, reason=life.reason)
+        if self.state != was:
+            for listener in list(self.on_state):
+                listener()
 
-    async def _wait_for_news(self, patience: float) -> None:
-        """Wait so many seconds at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self._news.wait()
+    def _wake(self) -> None:
+        event = self._life.due(self._loop.time())
+        if event is Event.EXPIRED:
+            self._tell(event, reason="the certificate of this space has expired; is the server reachable?")
+        elif event:
+            self._tell(event)
+        else:
+            self._follow()
 
-    async def _connect(self) -> Up:
-        """One attempt at every address. Raises Unavailable, or NotFound when the target was deleted."""
-        self._renew.clear()
-        self._news.clear()
-        with contextlib.suppress(Unavailable):  # without the hub, what is known has to do
-            self.target = await self._locate(self.target.id)
-        target, credentials = self.target, self._credentials
-        if not credentials.certified:
-            raise Unavailable("this agent has no valid certificate; is the server reachable?")
-        if not target.addresses:
-            raise Unavailable("the target is not reachable" if target.running else "the target is not running")
-        names = [str(target.id), qualified_name(target.name, Principal(target.owner, target.zone))]
-        problems = []
-        for address in map(Address.parse, target.addresses):
-            try:
-                connection = await connect(
-                    self._plane,
-                    address,
-                    ENDPOINT_LOGIN,
-                    lambda shown: check_host(shown, [credentials.host_ca], names, credentials.revoked),
-                    credential=credentials.identity,
-                )
-            except asyncssh.PermissionDenied:
-                problems.append(f"{address}: the target refused our certificate")
-            except (Unavailable, HostRefused) as error:
-                problems.append(str(error))
-            else:
-                connection.tally = self.tally
-                self._connections.add(connection)
-                return Up(connection, address)
-        raise Unavailable("; ".join(problems))
+    def _stop_attempt(self) -> None:
+        if self._attempt:
+            self._attempt.cancel()
+        self._attempt = None
+        self._attempted = "nothing"
+
+    def _end(self) -> None:
+        """Do nothing more by itself."""
+        self._ended = True
+        self._stop_attempt()
+        if self._timer:
+            self._timer.cancel()
+
+    def _retire(self) -> None:
+        """Let the present connection end with its last channel; who has not been answered on it is carried by the next."""
+        connection, self._current = self._current, None
+        assert connection
+        self._tasks.start(_drain(connection))
+
+    def _heard(self, connection: ClientConnection, silent: bool) -> None:
+        if connection is self._current:
+            self._tell(Event.SILENT if silent else Event.HEARD)
 
     async def _hold(self, connection: ClientConnection) -> None:
         """Wait for the end of a connection, and forget it."""
         await connection.wait_closed()
         self._connections.discard(connection)
+        if connection is self._current:
+            self._current = None
+            self._located_until = 0.0
+            self._tell(Event.LOST, reason="connection lost")
 
-    def _trouble(self, reason: str) -> None:
-        self.state = Down(reason)
-        log.warning("link down", target=self.target.name, reason=reason)
+    # Attempts
+
+    async def _try(self, direct_alone: bool) -> None:
+        """One attempt at every path, or at the direct ones."""
+        task = asyncio.current_task()
+        try:
+            connection, path = await self._reach(direct_alone)
+        except NotFound:
+            self._attempt_over(task)
+            self._tell(Event.MISSING, reason="target gone")
+        except Exception as error:
+            if not isinstance(error, KnotError):
+                log.error("unforeseen error, trying again", exc_info=error)
+            self._attempt_over(task)
+            self._tell(Event.FAILED, reason=str(error))
+        else:
+            self._attempt_over(task)
+            self._take(connection, path)
+
+    def _attempt_over(self, task: asyncio.Task[object] | None) -> None:
+        if self._attempt is task:
+            self._attempt = None
+            self._attempted = "nothing"
+
+    def _take(self, connection: ClientConnection, path: Path) -> None:
+        """Carry what is new over this connection from now on."""
+        connection.tally = self.tally
+        self._connections.add(connection)
+        self._tasks.start(self._hold(connection))
+        connection.watch_silence(partial(self._heard, connection))
+        escaping = self._life.phase is Phase.ESCAPING
+        before, self._current = self._current, connection
+        certificate = self._credentials.identity.certificate
+        left = expires_at(certificate) - time.time() if certificate else 0
+        if path.mode == "direct":
+            self._know(self.target, worked=path.address)
+        self._tell(Event.CONNECTED, path=path, good_until=self._loop.time() + left)
+        if before:
+            if escaping:
+                _hand_over(before)
+            self._tasks.start(_drain(before))
+
+    async def _reach(self, direct_alone: bool) -> Made:
+        """The first path that works; raises Unavailable, or NotFound when the target was deleted."""
+        if not direct_alone and self._loop.time() >= self._located_until:
+            await self._ask_hub()
+        target = self.target
+        if not self._credentials.certified:
+            raise Unavailable("this space has no valid certificate; is the server reachable?")
+        ways: list[tuple[float, Runner[Made]]] = [
+            (HEAD_START, partial(self._dial, Address.parse(address))) for address in target.addresses
+        ]
+        if not direct_alone:
+            ways.append((RELAY_HEAD_START, self._dial_relay))
+        if not ways:
+            raise Unavailable("the target has no address")
+        try:
+            return await race(ways, _discard)
+        except ExceptionGroup as group:
+            unforeseen = group.subgroup(lambda error: not isinstance(error, KnotError))
+            if unforeseen:
+                raise unforeseen from None
+            if not target.running:
+                raise Unavailable("the target is not running") from None
+            raise Unavailable("; ".join(map(str, group.exceptions))) from None
+
+    async def _ask_hub(self) -> None:
+        try:
+            async with asyncio.timeout(LOCATE_PATIENCE):
+                self._know(await self._locate(self.target.id))
+        except (Unavailable, TimeoutError):
+            return  # what is known has to do
+        self._located_until = self._loop.time() + LOCATE_AGAIN
+
+    async def _dial(self, address: Address) -> Made:
+        try:
+            connection = await connect(self._plane, address, ENDPOINT_LOGIN, self._check, credential=self._credentials.identity)
+        except asyncssh.PermissionDenied:
+            raise Unavailable(f"{address}: the target refused our certificate") from None
+        return connection, Path("direct", str(address))
+
+    async def _dial_relay(self) -> Made:
+        sock = await self._relay.open(self._name)
+        try:
+            connection = await log_in(
+                self._plane, sock, "relay", ENDPOINT_LOGIN, self._check, credential=self._credentials.identity
+            )
+        except asyncssh.PermissionDenied:
+            raise Unavailable("relay: the target refused our certificate") from None
+        return connection, Path("relay", str(self._relay.hub))
+
+    def _check(self, shown: SSHOpenSSHCertificate) -> None:
+        """Whether this is the host certificate of exactly our target."""
+        credentials = self._credentials
+        check_host(shown, [credentials.host_ca], [str(self.target.id), self._name], credentials.revoked)
+
+    @property
+    def _name(self) -> str:
+        target = self.target
+        return qualified_name(target.name, Principal(target.owner, target.zone))
+
+    def _know(self, target: Target, worked: str = "") -> bool:
+        """Take over what is said of the target; gives whether that is new.
+
+        Addresses of one that is not running stay known: it may have lost the server and not us. What worked comes first.
+        """
+        known = self.target
+        worked = worked or (known.addresses[0] if known.addresses else "")
+        addresses = target.addresses or ([] if target.running else known.addresses)
+        ordered = sorted(addresses, key=lambda address: address != worked)
+        self.target = target.model_copy(update={"addresses": ordered})
+        if self.target == known:
+            return False
+        self.on_target(self.target)
+        return True
 
 
 class Links:
     """The links of one agent by target. A link lives as long as somebody holds it, or a channel of it is open."""
 
-    def __init__(self, plane: DataPlane, credentials: Credentials, locate: Locate) -> None:
+    def __init__(self, plane: DataPlane, credentials: Credentials, locate: Locate, relay: Relay) -> None:
+        self.on_target: Callable[[Target], None] = lambda target: None
+        self._relay = relay
         self._plane = plane
         self._credentials = credentials
         self._locate = locate
@@ -233,10 +388,11 @@ class Links:
         """The link to this target; `release` it when done."""
         link = self._links.get(target.id)
         if link is None:
-            link = self._links[target.id] = Link(self._plane, target, self._credentials, self._locate)
+            link = self._links[target.id] = Link(self._plane, target, self._credentials, self._locate, self._relay)
+            link.on_target = self.on_target
             self._holders[target.id] = 0
         elif target.running:
-            link.update(target)
+            link.learn(target)
         self._holders[target.id] += 1
         return link
 
@@ -258,12 +414,13 @@ class Links:
     def look_again(self) -> None:
         """The hub is back: whoever waits may try now."""
         for link in self._links.values():
-            link.update(link.target)
+            link.look_again()
 
     async def close(self) -> None:
         """End every link at once."""
         await self._tasks.cancel()
         await asyncio.gather(*(link.close() for link in self._all()))
+        await self._relay.close()
 
     async def _finish(self, link: Link) -> None:
         await link.finish()
@@ -281,7 +438,20 @@ class Links:
             link.cut_revoked()
 
 
-async def _retire(connection: ClientConnection) -> None:
+async def _drain(connection: ClientConnection) -> None:
     """Let a connection that was replaced end with its last channel."""
     await connection.wait_idle()
     await close(connection)
+
+
+async def _discard(made: Made) -> None:
+    """Another path was faster."""
+    await close(made[0])
+
+
+def _hand_over(connection: ClientConnection) -> None:
+    """Give back the channels that the peer has not answered: their owners have them carried by another connection."""
+    for channel in connection.unanswered():
+        sock = channel.withdraw()
+        if sock:
+            channel.owner.channel_unanswered(channel, sock)

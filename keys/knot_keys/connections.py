@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +21,16 @@ from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, d
 
 from knot_keys.certificates import CertificateRefused
 from knot_ssh.addresses import Address
+from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.connection import CarryingConnection
-from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.dataplane.plane import DataPlane, dial
 from knot_ssh.errors import KnotError, Unavailable
 from knot_ssh.words import printable
 
 LOGIN_TIMEOUT = 10
 """Seconds for key exchange and login together."""
-CONNECT_TIMEOUT = 10
-"""Seconds for TCP to connect."""
+CONNECT_TIMEOUT = 3
+"""Seconds for TCP to connect. Whoever dials tries again: soon after a network is back, and not at the kernel's next try."""
 KEEPALIVE_INTERVAL = 4
 KEEPALIVE_COUNT = 3
 """A silent peer is given up after interval x (count + 1) = 16 s."""
@@ -116,6 +118,10 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
         keeper.entered(username, shown)
         return True
 
+    def channel_requested(self, host: str, port: int, origin: str, origin_port: int) -> Any:
+        keeper: Any = self.get_owner()
+        return keeper.connection_requested(host, port, origin, origin_port)
+
     def count_try(self) -> None:
         """Count one attempt to log in; the connection ends when there were too many."""
         self._tries += 1
@@ -133,6 +139,8 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
 
 HostCheck = Callable[[SSHOpenSSHCertificate], None]
 """Raises CertificateRefused unless the certificate is good for the host we want."""
+ForwardedFrom = Callable[["ClientConnection"], tuple[Channel, Any]]
+"""Gives the channel that the server wants to open to us, and its Opening; asyncssh.ChannelOpenError refuses it."""
 
 
 class HostRefused(KnotError):
@@ -150,8 +158,22 @@ class ClientConnection(CarryingConnection, asyncssh.SSHClientConnection):
     def __init__(self, plane: DataPlane, options: SSHClientConnectionOptions, check: HostCheck) -> None:
         super().__init__(plane, asyncio.get_running_loop(), options, wait="auth")
         self._check = check
+        self.on_forwarded: ForwardedFrom | None = None
         self.host_certificate: SSHOpenSSHCertificate | None = None
         self.refusal = ""
+
+    def channel_requested(self, host: str, port: int, origin: str, origin_port: int) -> Any:
+        if self.on_forwarded is None:
+            return super().channel_requested(host, port, origin, origin_port)
+        return self.on_forwarded(self)
+
+    def _process_forwarded_tcpip_open(self, packet: SSHPacket) -> Any:
+        """asyncssh looks for a listener of its own."""
+        for _ in range(2):  # both ends' addresses: there is one thing only that we register
+            packet.get_string()
+            packet.get_uint32()
+        packet.check_end()
+        return self.channel_requested("", 0, "", 0)
 
     def _validate_host_key(self, host: str, addr: str, port: int, key_data: bytes) -> asyncssh.SSHKey:
         shown = _decoded(key_data)
@@ -190,11 +212,30 @@ async def connect(
 
     Raises Unavailable (nobody answers), HostRefused (somebody else answers) or asyncssh.PermissionDenied (not let in).
     """
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            sock = await dial(address.host, address.port)
+    except OSError as error:  # TimeoutError among them
+        raise _unavailable(error, str(address)) from None
+    return await log_in(plane, sock, str(address), login, check, credential=credential, password=password)
+
+
+async def log_in(
+    plane: DataPlane,
+    sock: socket.socket,
+    where: str,
+    login: str,
+    check: HostCheck,
+    *,
+    credential: Credential | None = None,
+    password: str | None = None,
+) -> ClientConnection:
+    """As `connect`, over a socket that leads to the host; `where` names it in errors."""
     keys: list[Any] = []
     if credential:
         keys = [(credential.key, credential.certificate) if credential.certificate else credential.key]
     options = await SSHClientConnectionOptions.construct(
-        config=None, host=address.host, port=address.port, username=login, password=password,
+        config=None, host=where, port=0, username=login, password=password,
         client_keys=keys or None, agent_path=None, known_hosts=([], [], []), x509_trusted_certs=None,
         x509_trusted_cert_paths=[], gss_host=None, host_based_auth=False, kbdint_auth=False,
         public_key_auth=bool(keys), password_auth=password is not None, disable_trivial_auth=True,
@@ -205,12 +246,11 @@ async def connect(
     options.waiter = asyncio.get_running_loop().create_future()
     connection = ClientConnection(plane, options, check)
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await plane.connect(address.host, address.port, connection)
+        await plane.carry(sock, connection)
         await options.waiter
     except BaseException as error:
         await close(connection)
-        raise _translated(error, address, connection) from None
+        raise _translated(error, where, connection) from None
     finally:
         options.waiter.cancel()  # else asyncssh may set an error that nobody reads
     return connection
@@ -236,19 +276,23 @@ async def close(connection: CarryingConnection) -> None:
     await connection.wait_gone()
 
 
-def _translated(error: BaseException, address: Address, connection: ClientConnection) -> BaseException:
+def _translated(error: BaseException, where: str, connection: ClientConnection) -> BaseException:
     """What went wrong, in our words; what is not about the connection stays as it is."""
     if isinstance(error, asyncssh.PermissionDenied):
         return error
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return HostRefused(f"{address} is not the host we want: {connection.refusal}")
+        return HostRefused(f"{where} is not the host we want: {connection.refusal}")
     if isinstance(error, asyncssh.Error):
         greeted = connection.get_extra_info("server_version")
-        return Unavailable(f"{address}: {printable(error.reason) if greeted else 'no SSH server answers there'}")
+        return Unavailable(f"{where}: {printable(error.reason) if greeted else 'no SSH server answers there'}")
     if isinstance(error, OSError):  # TimeoutError among them
-        text = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-        return Unavailable(f"{address}: {text or 'no answer'}")
+        return _unavailable(error, where)
     return error
+
+
+def _unavailable(error: OSError, where: str) -> Unavailable:
+    text = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+    return Unavailable(f"{where}: {text or 'no answer'}")
 
 
 def _decoded(key_data: bytes) -> Shown | None:

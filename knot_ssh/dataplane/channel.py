@@ -59,10 +59,14 @@ if TYPE_CHECKING:
     from knot_ssh.dataplane.counters import Tally
     from knot_ssh.dataplane.outbox import Outbox
     from knot_ssh.dataplane.plane import DataPlane
+    from knot_ssh.dataplane.windows import Budget
 
 LINGER_RESET = struct.pack("ii", 1, 0)
 LINGER_OFF = struct.pack("ii", 0, 0)
 DIRECT_TCPIP = String("direct-tcpip")
+FORWARDED_TCPIP = String("forwarded-tcpip")
+NOWHERE = ("127.0.0.1", 0)
+"""Who is at the other end of a socket that has no address."""
 
 NEW, OPENING, ABANDONED, OPEN, CLOSED, GONE = range(6)
 
@@ -73,11 +77,21 @@ class Owner(Protocol):
     plane: DataPlane
     tally: Tally
 
+    @property
+    def budget(self) -> Budget:
+        """What the windows of its channels come out of."""
+
     def channel_opened(self, channel: Channel) -> None:
         """Both sides have agreed."""
 
     def channel_refused(self, channel: Channel, reason: str) -> None:
-        """The far side would not open it, or was lost before it did. `channel_gone` follows."""
+        """The far side would not open it. `channel_gone` follows."""
+
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
+        """The connection was lost before the far side had said anything, and `channel_gone` came.
+
+        Nothing was read from the socket: it is the owner's, who may try again.
+        """
 
     def channel_gone(self, channel: Channel) -> None:
         """Neither socket nor channel is there any more. Comes once, and last."""
@@ -152,11 +166,11 @@ class Channel:
 
     # Opening ours: `ask`, then asyncssh calls process_open_confirmation or process_open_failure
 
-    def ask(self, connection: CarryingConnection, host: str, port: int) -> None:
-        """Ask the peer for a direct-tcpip channel (RFC 4254 section 7.2); the owner may hear of a refusal right now."""
+    def ask(self, connection: CarryingConnection, host: str, port: int, kind: bytes = DIRECT_TCPIP) -> None:
+        """Ask the peer for a channel (RFC 4254 section 7.2); the owner may hear of a refusal right now."""
         assert self.sock
         try:
-            origin, origin_port = self.sock.getpeername()[:2]
+            origin, origin_port = (self.sock.getpeername() or NOWHERE)[:2]
             self._attach(connection)
         except OSError:
             self._never_open("the client has gone")
@@ -167,7 +181,7 @@ class Channel:
         assert self._window
         terms = UInt32(self.number) + UInt32(self._window.left) + UInt32(connection.largest_packet)
         ends = String(host) + UInt32(port) + String(origin) + UInt32(origin_port)
-        connection.send_packet(MSG_CHANNEL_OPEN, DIRECT_TCPIP, terms, ends)
+        connection.send_packet(MSG_CHANNEL_OPEN, kind, terms, ends)
         connection.expect_answer(self)
 
     def abandon(self) -> None:
@@ -178,6 +192,17 @@ class Channel:
                 self._window.close()
             self._reset_socket()
             self.owner.channel_refused(self, "no answer")
+
+    def withdraw(self) -> socket.socket | None:
+        """Ask no more: gives the socket, as it was, if the peer has not answered yet. Its number stays taken until it does."""
+        sock = self.sock
+        if self._state != OPENING or self._peer_packet or sock is None:
+            return None
+        self._state = ABANDONED
+        self.sock = None
+        if self._window:
+            self._window.close()
+        return sock
 
     def process_open_confirmation(self, send_chan: int, send_window: int, send_pktsize: int, _packet: Any = None) -> None:
         """asyncssh: the peer has opened the channel that we asked for."""
@@ -427,6 +452,11 @@ class Channel:
 
     def process_connection_close(self, exc: Exception | None) -> None:
         """asyncssh: the connection is lost, and with it the channel."""
+        sock = self.withdraw()
+        if sock is not None:
+            self._detach()
+            self.owner.channel_unanswered(self, sock)
+            return
         if self._state in (OPENING, ABANDONED):
             self._never_open("the link was lost")
             return
@@ -480,7 +510,7 @@ class Channel:
         self.number = connection.attach(self)
         self.connection = connection
         self._outbox = connection.outbox
-        self._window = ReceiveWindow(self.owner.plane.budget)
+        self._window = ReceiveWindow(self.owner.budget)
         self._state = OPENING
 
     def _take_terms(self, number: int, window: int, packet: int) -> None:

@@ -20,6 +20,7 @@ import asyncio
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,12 @@ from asyncssh.constants import (
     MSG_CHANNEL_WINDOW_ADJUST,
     MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
+    MSG_REQUEST_SUCCESS,
 )
 from asyncssh.encryption import Encryption
-from asyncssh.packet import PacketDecodeError, SSHPacket
+from asyncssh.packet import PacketDecodeError, SSHPacket, String, UInt32
 
-from knot_ssh.dataplane.channel import DIRECT_TCPIP, Channel
+from knot_ssh.dataplane.channel import DIRECT_TCPIP, FORWARDED_TCPIP, Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.framing import BLOCK, DATA, LENGTH, TAG, Opener, Sealer
 from knot_ssh.dataplane.limits import (
@@ -79,6 +81,8 @@ PIECE = 16 * KIB
 """Bytes that asyncssh is given at a time: its parser copies the rest of them for each packet, however small."""
 PIECE_MIN = KIB // 2
 """The same where packets are so small that a turn would take too long."""
+SILENT = 1.9
+"""Intervals of keepalive after which a peer that says nothing is doubted: it had all of one to answer."""
 REQUESTS = 64
 """Global requests (RFC 4254 section 4) of one peer that may wait for an answer."""
 DEFERRED = 20_000
@@ -113,6 +117,8 @@ class CarryingConnection(SSHConnection):
         self._heard = 0.0
         self._carried: set[Channel] = set()
         self._asked: deque[tuple[float, Channel]] = deque()
+        self._on_silence: Callable[[bool], None] | None = None
+        self.is_silent = False
         self._answer_timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -154,6 +160,20 @@ class CarryingConnection(SSHConnection):
         self._channels.pop(channel.number, None)
         if not self._carried:
             self._idle.set()
+
+    def unanswered(self) -> list[Channel]:
+        """The channels that we have asked for and that the peer has not answered yet."""
+        return [channel for _, channel in self._asked if channel.is_opening]
+
+    async def register(self, host: str, port: int) -> bool:
+        """Ask the server to send us what is for this address (RFC 4254 section 7.1); gives whether it will."""
+        kind, _ = await self._make_global_request(b"tcpip-forward", String(host), UInt32(port))
+        return bool(kind == MSG_REQUEST_SUCCESS)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no channel of ours is open."""
+        return self._idle.is_set()
 
     async def wait_idle(self) -> None:
         """Wait until no channel of ours is open."""
@@ -395,12 +415,19 @@ class CarryingConnection(SSHConnection):
         else:
             raise asyncssh.ProtocolError("a packet's length does not fit its content")
 
+    def channel_requested(self, host: str, port: int, origin: str, origin_port: int) -> Any:
+        """The peer asks for a direct-tcpip channel of a server, a forwarded-tcpip channel of a client.
+
+        Gives the Channel and its Opening, or what asyncssh understands. asyncssh.ChannelOpenError refuses it.
+        """
+        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "nothing is forwarded here")
+
     def _open_asked(self, payload: bytes) -> bool:
-        """Serve a request for a direct-tcpip channel (RFC 4254 section 7.2), as asyncssh would, without the detours.
+        """Serve a request for such a channel (RFC 4254 section 7.2), as asyncssh would, without the detours.
 
         False leaves it to asyncssh: other kinds of channels, other kinds of answers, and whatever is malformed.
         """
-        if not self._auth_complete or self.is_client() or not payload.startswith(DIRECT_TCPIP):
+        if not self._auth_complete or not payload.startswith(FORWARDED_TCPIP if self.is_client() else DIRECT_TCPIP):
             return False
         try:
             packet = SSHPacket(payload)
@@ -411,9 +438,8 @@ class CarryingConnection(SSHConnection):
             packet.check_end()
         except (PacketDecodeError, UnicodeDecodeError):
             return False
-        owner: Any = self._owner
         try:
-            answer = owner.connection_requested(host, port, origin, origin_port)
+            answer = self.channel_requested(host, port, origin, origin_port)
             if not isinstance(answer, tuple):
                 return False
             channel, opening = answer
@@ -470,8 +496,19 @@ class CarryingConnection(SSHConnection):
         """Only note that the peer lives: a new timer for each packet would cost more than the packet."""
         self._heard = self.plane.reactor.now
 
+    def watch_silence(self, listener: Callable[[bool], None]) -> None:
+        """Have this called with True once the peer has left a sign of life unanswered, with False when it is heard again."""
+        self._on_silence = listener
+
+    def _set_silent(self, silent: bool) -> None:
+        if silent != self.is_silent:
+            self.is_silent = silent
+            if self._on_silence:
+                self._on_silence(silent)
+
     def _keepalive_timer_callback(self) -> None:
         quiet = self._loop.time() - self._heard
+        self._set_silent(quiet >= SILENT * self._keepalive_interval)
         if quiet < self._keepalive_interval:
             self._keepalive_count = 0
             self._keepalive_timer = self._loop.call_later(self._keepalive_interval - quiet, self._keepalive_timer_callback)
@@ -482,6 +519,8 @@ class CarryingConnection(SSHConnection):
         began = self._loop.time()
         await super()._make_keepalive_request()
         taken = self._loop.time() - began
+        if not self.lost:
+            self._set_silent(False)
         self.round_trip = min(self.round_trip or taken, taken)
 
     def _get_to_know(self) -> None:

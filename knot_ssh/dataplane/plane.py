@@ -20,7 +20,7 @@ from knot_ssh.dataplane.framing import can_work_in_place
 from knot_ssh.dataplane.limits import Limits
 from knot_ssh.dataplane.listening import Listener
 from knot_ssh.dataplane.reactor import POLLING, AsyncioReactor, EpollReactor, Reactor, ReactorLoop
-from knot_ssh.dataplane.transport import Receiver, Transport
+from knot_ssh.dataplane.transport import Receiver, Transport, tune
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.tasks import Tasks
 
@@ -71,20 +71,26 @@ class DataPlane:
 
     async def connect(self, host: str, port: int, connection: SSHProtocol) -> None:
         """Dial, and give the socket to this connection. Raises OSError."""
-        if self.fast:
-            self._carry(await _dialled(host, port), connection)
-        else:
-            await asyncio.get_running_loop().create_connection(lambda: connection, host, port)  # type: ignore[type-var]
+        await self.carry(await dial(host, port), connection)
 
-    async def serve(self, sock: socket.socket, connection: Callable[[], SSHProtocol]) -> Closeable:
+    def serve(self, sock: socket.socket, connection: Callable[[], SSHProtocol]) -> Closeable:
         """Accept on a bound socket until closed, and give each socket to a new connection."""
-        if self.fast:
-            return self.listen(sock, lambda accepted: self._carry(accepted, connection()))
-        return self.listen(sock, lambda accepted: self._carry_stock(accepted, connection()))
+        return self.listen(sock, lambda accepted: self.accept(accepted, connection()))
 
-    def _carry_stock(self, sock: socket.socket, connection: SSHProtocol) -> None:
-        loop = asyncio.get_running_loop()
-        self._tasks.start(loop.connect_accepted_socket(lambda: connection, sock))
+    def accept(self, sock: socket.socket, connection: SSHProtocol) -> None:
+        """Give a connected socket to this connection, which hears of it soon."""
+        if self.fast:
+            self._carry(sock, connection)
+        else:
+            self._tasks.start(self.carry(sock, connection))
+
+    async def carry(self, sock: socket.socket, connection: SSHProtocol) -> None:
+        """Give a connected socket to this connection, which has heard of it when this returns."""
+        if self.fast:
+            self._carry(sock, connection)
+        else:
+            tune(sock)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)  # type: ignore[type-var]
 
     def _carry(self, sock: socket.socket, connection: SSHProtocol) -> None:
         Transport(self.reactor, self._pool, sock, connection).start()
@@ -159,8 +165,8 @@ def return_free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-async def _dialled(host: str, port: int) -> socket.socket:
-    """A connected socket to the first address that accepts."""
+async def dial(host: str, port: int) -> socket.socket:
+    """A connected socket to the first address that accepts; raises OSError."""
     loop = asyncio.get_running_loop()
     problem: OSError = OSError(f"{host} has no address")
     for family, kind, protocol, _, where in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):

@@ -21,6 +21,31 @@ UNSENT = 128 * KIB
 """Bytes that the kernel holds back for lack of window; what is queued there delays everything behind it."""
 
 
+TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
+UNACKNOWLEDGED = 16_000
+"""Milliseconds that the peer's kernel may leave what we sent unacknowledged; as long as its SSH side may be silent."""
+PAIR_BUFFER = 1024 * KIB
+"""Bytes that one of two joined sockets may hold for the other."""
+
+
+def tune(sock: socket.socket) -> None:
+    """Set what a socket below an SSH connection needs; what the system does not have is left out."""
+    if sock.family == socket.AF_UNIX:
+        return
+    for option, value in ((TCP_NOTSENT_LOWAT, UNSENT), (TCP_USER_TIMEOUT, UNACKNOWLEDGED), (socket.TCP_NODELAY, 1)):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def joined_pair() -> tuple[socket.socket, socket.socket]:
+    """Two sockets of which each reads what the other is given: an SSH connection inside a channel of another."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for sock in pair:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAIR_BUFFER)
+    return pair
+
+
 class Receiver(Protocol):
     """The protocol above: an SSH connection."""
 
@@ -67,8 +92,7 @@ class Transport(asyncio.Transport):
     def start(self) -> None:
         """Begin to read; the connection hears of it first."""
         self._sock.setblocking(False)
-        with contextlib.suppress(OSError):
-            self._sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
+        tune(self._sock)
         self._connection.connection_made(self)
         if not self._closed:
             self._reactor.watch(self._fd, self)

@@ -12,12 +12,20 @@ from pydantic import BaseModel
 from knot_ssh.errors import Unavailable
 from knot_ssh.names import Principal, SpaceId
 from knot_ssh.rpc import Peer
-from knot_ssh.wire import Farewell, Nothing
+from knot_ssh.wire import Farewell, Nothing, Spread
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 TELL_TIMEOUT = 5.0
 """Seconds an agent may take to read a notification before its connection is given up."""
+
+
+SECONDS_A_LOGIN = 0.01
+"""Of one processor, for an agent to log in, be welcomed and certified, with a margin."""
+SMALL_FLEET = 50
+"""Agents that need not be told: each hears at its welcome."""
+SPREAD_MAX = 600.0
+"""Seconds; a space should not wait longer for its server to know of it."""
 
 
 class Line(Protocol):
@@ -51,6 +59,7 @@ class Roster:
 
     def __init__(self) -> None:
         self._present: dict[SpaceId, Present] = {}
+        self._told = SMALL_FLEET
         self._locks: defaultdict[SpaceId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def get(self, space_id: SpaceId) -> Present | None:
@@ -65,6 +74,17 @@ class Roster:
         before = self._present.get(agent.space_id)
         self._present[agent.space_id] = agent
         return before
+
+    @property
+    def spread(self) -> float:
+        """Seconds over which the agents are to spread when they all come back at once."""
+        return min(len(self._present) * SECONDS_A_LOGIN, SPREAD_MAX)
+
+    async def tell_when_grown(self) -> None:
+        """Tell everybody how far to spread, each time that the fleet has doubled."""
+        if len(self._present) >= 2 * self._told:
+            self._told = len(self._present)
+            await self.tell("fleet.spread", Spread(spread=self.spread))
 
     def leave(self, agent: Present) -> None:
         """Take an agent out, unless another connection of its space has taken its place."""

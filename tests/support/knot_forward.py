@@ -26,6 +26,7 @@ from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.listening import born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.dataplane.windows import Budget
 
 Destination = tuple[str, int]
 
@@ -48,6 +49,13 @@ class Forward:
         channel = Channel(self, sock)
         self._channels.add(channel)
         channel.ask(self._connection, *self._to)
+
+    @property
+    def budget(self) -> Budget:
+        return self.plane.budget
+
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
+        sock.close()
 
     def channel_opened(self, channel: Channel) -> None:
         pass

@@ -107,6 +107,7 @@ class _Conversation:
         agent.addresses = hello.addresses
         async with control.roster.lock(agent.space_id):
             before = control.roster.arrive(agent)
+            await control.forwarding.forget_stopped(agent.space_id, hello.stopped)
             forwards = await control.forwarding.stored(agent.space_id)
         if control.revocations.current.has_key(self._key):  # revoked while we looked
             raise KeyRefused
@@ -118,7 +119,13 @@ class _Conversation:
         target = await control.forwarding.target(self._actor, agent.space_id)
         await control.roster.tell("target.changed", target, agent.principal)
         self._welcomed = True
-        return Welcome(membership=control.enrolment.membership(space), forwards=forwards, revoked=control.revocations.message())
+        await control.roster.tell_when_grown()
+        return Welcome(
+            membership=control.enrolment.membership(space),
+            forwards=forwards,
+            revoked=control.revocations.message(),
+            spread=control.roster.spread,
+        )
 
     async def certify(self, request: CertificateRequest) -> Certificates:
         certificates = await self._control.enrolment.certify_agent(self._space.space_id, self._key, request)

@@ -1,8 +1,8 @@
 """Who may enter the hub, and what for. The login name says what is wanted:
 
 join           a join token as password    the knot-join subsystem
-a space's id   its enrolled key            the knot-control subsystem
-anything else  is refused                  (relaying is not offered yet)
+a space's id   its enrolled key            the knot-control subsystem; `tcpip-forward` of its own fully qualified name
+anything else  a client certificate        `direct-tcpip` to endpoints of the same owner and zone (see `relay`)
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import asyncssh
 import structlog
 from asyncssh.stream import SSHServerStreamSession
 
+from knot_keys.authority import Authority
+from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
+from knot_server.hub.relay import Reachable, Relay
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, KnotError
-from knot_ssh.names import SpaceId
+from knot_ssh.names import RELAY_PORT, Principal, SpaceId
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import CONTROL_SUBSYSTEM, JOIN_LOGIN, JOIN_SUBSYSTEM
 
@@ -49,15 +52,24 @@ class Member:
     key: asyncssh.SSHKey
 
 
-Visitor = Joiner | Member
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Has proved to hold the key of a client certificate."""
+
+    client: ClientCertificate
+
+
+Visitor = Joiner | Member | Caller
 
 
 @dataclass(slots=True)
 class Lobby:
     """What all doorkeepers of one hub share."""
 
+    authority: Authority
     enrolment: Enrolment
     revocations: Revocations
+    relay: Relay
     serve_joiner: Callable[[Joiner, Reader, Writer], Awaitable[None]]
     serve_member: Callable[[Member, ServerConnection, Reader, Writer], Awaitable[None]]
     keepers: set[HubDoorkeeper] = field(default_factory=set)
@@ -108,38 +120,93 @@ class HubDoorkeeper(Doorkeeper):
         return True
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
-        """Whether this is the enrolled key of the space whose id is the login name."""
-        if not isinstance(shown, asyncssh.SSHKey) or self._lobby.revocations.current.has_key(shown):
-            return False
+        """Whether this is the enrolled key of the space whose id is the login name; for other names, a good certificate."""
         try:
             space_id = SpaceId(login)
         except BadInput:
+            return self._judged(shown) is not None
+        if not isinstance(shown, asyncssh.SSHKey) or self._lobby.revocations.current.has_key(shown):
             return False
         return bool(await self._asked(self._lobby.enrolment.enrolled_key(space_id)) == shown)
 
     def entered(self, login: str, shown: Shown) -> None:
-        assert isinstance(shown, asyncssh.SSHKey)
-        self._visitor = Member(SpaceId(login), shown)
+        if isinstance(shown, asyncssh.SSHKey):
+            self._visitor = Member(SpaceId(login), shown)
+        else:
+            client = self._judged(shown)
+            self._visitor = Caller(client) if client else None
 
     def session_requested(self) -> Any:
         """One session, for one of our subsystems; there is no shell, command, pty or sftp behind it."""
-        if self._visitor is None or self._served:
+        if self._served or not isinstance(self._visitor, Joiner | Member):
             return False
         self._served = True
         wanted = JOIN_SUBSYSTEM if isinstance(self._visitor, Joiner) else CONTROL_SUBSYSTEM
         return SubsystemSession(wanted, self._serve)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "this hub does not relay")
+        """Judge a direct-tcpip channel; gives it, and what relays it."""
+        if not isinstance(self._visitor, Caller):
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "relaying takes a client certificate")
+        lobby = self._lobby
+        return lobby.relay.request(self.connection, self._visitor.client, lobby.revocations.current, dest_host, dest_port)
 
-    def server_requested(self, listen_host: str, listen_port: int) -> bool:
+    def server_requested(self, listen_host: str, listen_port: int) -> Any:
+        """A request to be relayed to: an agent may ask for its own name."""
+        return self._register(self._visitor, listen_host, listen_port) if isinstance(self._visitor, Member) else False
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        return False
+
+    def unix_server_requested(self, listen_path: str) -> bool:
+        return False
+
+    def tun_requested(self, unit: int | None) -> bool:
+        return False
+
+    def tap_requested(self, unit: int | None) -> bool:
         return False
 
     def leave_if_revoked(self) -> None:
-        """End the connection of an agent whose key is void now."""
-        if isinstance(self._visitor, Member) and self._lobby.revocations.current.has_key(self._visitor.key):
+        """End the connection of an agent or a caller whose key or certificate is void now."""
+        revoked = self._lobby.revocations.current
+        match self._visitor:
+            case Member(key=key):
+                is_void = revoked.has_key(key)
+            case Caller(client=client):
+                is_void = revoked.covers(client.serial, client.fingerprint)
+            case _:
+                is_void = False
+        if is_void:
             self.connection.close()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)  # one that reads nothing lingers
+
+    async def _register(self, member: Member, host: str, port: int) -> asyncssh.SSHListener | None:
+        try:
+            membership = await self._lobby.enrolment.member(member.space_id)
+        except KnotError as error:
+            log.error("relaying not registered", reason=str(error), detail=error.detail)
+            return None
+        if membership is None or self.connection.lost:
+            return None
+        principal = Principal(membership.owner, membership.zone)
+        endpoint = Reachable(member.space_id, membership.space, principal, self.connection)
+        if (host, port) != (endpoint.name, RELAY_PORT):
+            log.warning(
+                "relaying not registered", reason="not its own name", space=membership.space, host=host[:255], port=port
+            )
+            return None
+        return self._lobby.relay.register(endpoint)
+
+    def _judged(self, shown: Shown) -> ClientCertificate | None:
+        """What a client certificate says when it passes every check."""
+        if isinstance(shown, asyncssh.SSHKey):
+            return None
+        try:
+            return check_client(shown, [self._lobby.authority.user_ca_key], self._lobby.revocations.current)
+        except CertificateRefused as error:
+            log.warning("login refused", reason=str(error), peer=self._peer())
+            return None
 
     def _serve(self, stdin: Reader, stdout: Writer, _stderr: Writer) -> None:
         self._lobby.tasks.start(self._conversation(stdin, stdout))

@@ -14,6 +14,7 @@ from knot_keys.identity import HubIdentity
 from knot_server.hub.control import Control
 from knot_server.hub.doorkeeper import HubDoorkeeper, Lobby
 from knot_server.hub.joining import serve_joiner
+from knot_server.hub.relay import Relay
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.addresses import Address
@@ -36,10 +37,13 @@ class Hub:
         control: Control,
         revocations: Revocations,
     ) -> None:
+        self.relay = Relay(plane)
         self._plane = plane
         self._authority = authority
         self._host_key = host_key
-        self._lobby = Lobby(enrolment, revocations, partial(serve_joiner, enrolment), control.serve_member)
+        self._lobby = Lobby(
+            authority, enrolment, revocations, self.relay, partial(serve_joiner, enrolment), control.serve_member
+        )
         self._listener: Closeable | None = None
         revocations.on_change.append(self._drop_revoked)
 
@@ -48,7 +52,7 @@ class Hub:
         sock = listen_on(address, what="--ssh")
         plane = self._plane
         options = await server_options(plane, lambda: HubDoorkeeper(self._lobby), self._credential())
-        self._listener = await plane.serve(sock, lambda: ServerConnection(plane, options))
+        self._listener = plane.serve(sock, lambda: ServerConnection(plane, options))
         self._lobby.tasks.start(self._renew(options))
         return bound_address(sock)
 

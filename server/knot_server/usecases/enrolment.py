@@ -78,6 +78,12 @@ class Enrolment:
             space = await session.get(Space, str(space_id))
             return parse_public_key(space.enrolled_key) if space and space.enrolled_key else None
 
+    async def member(self, space_id: SpaceId) -> Membership | None:
+        """What the agent of this space is; None when the space is gone."""
+        async with self._database.reading() as session:
+            space = await session.get(Space, str(space_id))
+            return self.membership(space) if space else None
+
     async def certify_agent(self, space_id: SpaceId, key: asyncssh.SSHKey, request: CertificateRequest) -> Certificates:
         """Client and host certificate for an enrolled key.
 

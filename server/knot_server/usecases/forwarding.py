@@ -7,6 +7,8 @@ nothing changed (but for an agent that does not answer: then nobody knows, and `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, select
 
 from knot_server.actor import Actor
@@ -23,6 +25,7 @@ from knot_ssh.wire import (
     ForwardStarted,
     ForwardStatus,
     Nothing,
+    StoppedForward,
     StopRequest,
     Target,
 )
@@ -109,6 +112,21 @@ class Forwarding:
             for row, target in rows
             if source
         ]
+
+    async def forget_stopped(self, space_id: SpaceId, stopped: Sequence[StoppedForward]) -> None:
+        """Forget what an agent has stopped while it could not tell; what was made anew since then stays."""
+        if not stopped:
+            return
+        async with self._database.writing() as session:
+            for gone in stopped:
+                await session.execute(
+                    delete(StoredForward).where(
+                        StoredForward.space_id == str(space_id),
+                        StoredForward.local_port == int(gone.local_port),
+                        StoredForward.target_id == str(gone.target_id),
+                        StoredForward.remote_port == int(gone.remote_port),
+                    )
+                )
 
     async def target(self, actor: Actor, space_id: SpaceId) -> Target:
         """How to reach a space of the agent's own owner and zone; raises NotFound."""

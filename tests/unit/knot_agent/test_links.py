@@ -6,8 +6,10 @@ import asyncio
 
 from knot_agent.credentials import Credentials
 from knot_agent.links import Down, Link
+from knot_agent.relaying import Relay
 from knot_keys.connections import Credential
 from knot_keys.keyfiles import new_key
+from knot_ssh.addresses import Address
 from knot_ssh.errors import NotFound
 from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
 from knot_ssh.wire import Target
@@ -31,7 +33,8 @@ async def test_deleted_target_is_asked_for_once(office: Office) -> None:
         raise NotFound
 
     nothing = Credential(new_key("test"))
-    link = Link(stock_plane(), TARGET, Credentials(office.membership(), nothing, nothing), locate)
+    credentials = Credentials(office.membership(), nothing, nothing)
+    link = Link(stock_plane(), TARGET, credentials, locate, Relay(stock_plane(), Address("127.0.0.1", 1), credentials))
     for _ in range(200):
         await asyncio.sleep(0)
     assert link.state == Down("target gone", gone=True)

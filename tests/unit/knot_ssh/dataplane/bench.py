@@ -30,6 +30,7 @@ from knot_ssh.dataplane.limits import PACKET, WINDOW_MAX
 from knot_ssh.dataplane.listening import born_to_reset
 from knot_ssh.dataplane.outbox import AsyncsshOutbox, Outbox, SealingOutbox
 from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.dataplane.windows import Budget
 from tests.support.waiting import becomes
 
 PATIENCE = 5.0
@@ -142,6 +143,14 @@ class FakeOwner:
         self.plane = plane
         self.tally = Tally()
         self.heard: list[str] = []
+
+    @property
+    def budget(self) -> Budget:
+        return self.plane.budget
+
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
+        self.heard.append("unanswered")
+        sock.close()
 
     def channel_opened(self, channel: Channel) -> None:
         self.heard.append("opened")

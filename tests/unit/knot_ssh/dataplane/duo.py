@@ -270,7 +270,7 @@ async def serving(plane: DataPlane, **options: Any) -> AsyncIterator[tuple[int, 
     """A server; gives its port, and the connections that came in."""
     sock = listener()
     made: list[ServerConnection] = []
-    server = await plane.serve(sock, await server_options(plane, made, **options))
+    server = plane.serve(sock, await server_options(plane, made, **options))
     try:
         yield sock.getsockname()[1], made
     finally:

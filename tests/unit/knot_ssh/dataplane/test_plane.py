@@ -297,7 +297,7 @@ async def test_serve(plane: DataPlane) -> None:
 
     sock = listener()
     address = sock.getsockname()
-    server = await plane.serve(sock, make)
+    server = plane.serve(sock, make)
     clients = [socket.create_connection(address, PATIENCE) for _ in range(3)]
     for number, client in enumerate(clients):
         client.send(str(number).encode())

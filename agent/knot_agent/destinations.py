@@ -1,28 +1,15 @@
-"""What the endpoint lets through: decided here, without I/O, at login and again at every channel."""
+"""Where channels to the endpoint may go: decided here, without I/O, at every channel."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
 
-from knot_keys.certificates import ClientCertificate
-from knot_keys.revocation import RevocationList
-from knot_ssh.names import PORT_MAX, PORT_MIN, Principal
+from knot_ssh.names import PORT_MAX, PORT_MIN
 
 LOCALHOST = "localhost"
 LOOPBACK = ("127.0.0.1", "::1")
 """What `localhost` means, in the order in which they are tried."""
-
-
-def refuse_client(client: ClientCertificate, own: Principal, revoked: RevocationList, now: float) -> str | None:
-    """The reason why this client may not open channels here; None when it may."""
-    if own not in client.identity.principals:
-        return "other owner or zone"
-    if revoked.covers(client.serial, client.fingerprint):
-        return "revoked"
-    if now >= client.expires_at:
-        return "certificate expired"
-    return None
 
 
 def destinations(host: str, port: int, allow: Collection[str]) -> list[str]:

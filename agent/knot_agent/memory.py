@@ -1,0 +1,110 @@
+"""What the agent remembers for a start without the server: its persistent forwards, and what was revoked.
+
+One file, replaced as a whole at every change, so that a crash leaves the old or the new. The hub's word counts for more:
+what it says at the next contact takes the place of all this, but for forwards that were stopped in the meantime, which
+it is told of. The file holds no secret. A damaged one is as good as none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from knot_ssh.files import replace_file
+from knot_ssh.wire import ForwardOrder, Revoked, StoppedForward, Target
+
+log = structlog.get_logger(__name__)
+
+MEMORY_FILE = "memory.json"
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    forwards: list[ForwardOrder] = []
+    stopped: list[StoppedForward] = []
+    revoked: Revoked = Revoked(serials=[], keys=[])
+
+
+class Memory:
+    """The content of the file; every change is on disk when it returns, or in the log when that failed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / MEMORY_FILE
+        self._content = self._read()
+
+    @property
+    def forwards(self) -> list[ForwardOrder]:
+        """The persistent forwards as they last were, by port."""
+        return list(self._content.forwards)
+
+    @property
+    def stopped(self) -> list[StoppedForward]:
+        """Persistent forwards that were stopped while the server was away, and which it may still have."""
+        return list(self._content.stopped)
+
+    @property
+    def revoked(self) -> Revoked:
+        return self._content.revoked
+
+    def keep_forwards(self, forwards: list[ForwardOrder]) -> None:
+        """These are the persistent forwards now."""
+        self._write(forwards=[self._with_known_addresses(order) for order in forwards])
+
+    def keep_revoked(self, revoked: Revoked) -> None:
+        """This is what is revoked now."""
+        self._write(revoked=revoked)
+
+    def keep_target(self, target: Target) -> None:
+        """A target is there now, or has moved; of forwards that are remembered."""
+        self._write(
+            forwards=[
+                order.model_copy(update={"target": target}) if order.target.id == target.id else order
+                for order in self._content.forwards
+            ]
+        )
+
+    def note_stopped(self, order: ForwardOrder) -> None:
+        """A persistent forward was stopped, and the server does not know."""
+        gone = StoppedForward(local_port=order.local_port, target_id=order.target.id, remote_port=order.remote_port)
+        self._write(
+            forwards=[other for other in self._content.forwards if other.local_port != order.local_port],
+            stopped=[*self._content.stopped, gone],
+        )
+
+    def told(self) -> None:
+        """The server knows what was stopped."""
+        self._write(stopped=[])
+
+    def _with_known_addresses(self, order: ForwardOrder) -> ForwardOrder:
+        """An order may come without addresses, when the target was away at that moment."""
+        if order.target.addresses:
+            return order
+        for known in self._content.forwards:
+            if known.target.id == order.target.id and known.target.addresses:
+                return order.model_copy(
+                    update={"target": order.target.model_copy(update={"addresses": known.target.addresses})}
+                )
+        return order
+
+    def _write(self, **changes: object) -> None:
+        changed = self._content.model_copy(update=changes)
+        if changed == self._content:
+            return
+        self._content = changed
+        try:
+            replace_file(self._path, changed.model_dump_json(indent=1).encode() + b"\n")
+        except OSError as error:
+            log.error("memory not kept", file=str(self._path), reason=error.strerror)
+
+    def _read(self) -> _Content:
+        try:
+            return _Content.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return _Content()
+        except (OSError, ValidationError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+            log.warning("memory not read", file=str(self._path), reason=reason)
+            return _Content()

@@ -1,0 +1,23 @@
+"""Whether a client may reach something of an owner and zone: asked at login, and again at every channel."""
+
+from __future__ import annotations
+
+from knot_keys.certificates import ClientCertificate
+from knot_keys.revocation import RevocationList
+from knot_ssh.names import Principal
+
+
+def refuse_client(client: ClientCertificate, wanted: Principal, revoked: RevocationList, now: float) -> str | None:
+    """The reason why this client may not; None when it may. `now` is in seconds since 1970."""
+    if wanted not in client.identity.principals:
+        return "other owner or zone"
+    return refuse_certificate(client, revoked, now)
+
+
+def refuse_certificate(client: ClientCertificate, revoked: RevocationList, now: float) -> str | None:
+    """The reason why this certificate is good for nothing any more; None when it is."""
+    if revoked.covers(client.serial, client.fingerprint):
+        return "revoked"
+    if now >= client.expires_at:
+        return "certificate expired"
+    return None

@@ -1,0 +1,226 @@
+"""The relay: a caller reaches the endpoint of a space that cannot be dialled, through the hub.
+
+Both legs are plain SSH (RFC 4254 section 7). The endpoint's side asks for its own fully qualified name, port 22, to be
+forwarded to it; a caller asks for a channel to that name. What passes is an SSH session between the two, which the hub
+can carry and can cut, but neither read nor change unnoticed.
+
+    caller --direct-tcpip--> hub --forwarded-tcpip--> agent
+
+Who may is decided at every channel, before the agent hears of it: the caller's certificate names the space's owner and
+zone, has not expired and is not revoked. One owner cannot take up the relay for all others: relayed connections, and the
+bytes that the hub holds for those who read slowly, are bounded by owner.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+
+import asyncssh
+import structlog
+
+from knot_keys.certificates import ClientCertificate
+from knot_keys.connections import ServerConnection
+from knot_keys.permission import refuse_client
+from knot_keys.revocation import RevocationList
+from knot_ssh.dataplane.channel import FORWARDED_TCPIP, Channel
+from knot_ssh.dataplane.channels import Channels
+from knot_ssh.dataplane.counters import Tally
+from knot_ssh.dataplane.limits import MIB
+from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.dataplane.transport import joined_pair
+from knot_ssh.dataplane.windows import Budget
+from knot_ssh.names import RELAY_PORT, SUFFIX, Owner, Principal, SpaceId, SpaceName, qualified_name
+
+log = structlog.get_logger(__name__)
+
+RELAYED_MAX = 1_000
+"""Relayed connections of one owner at a time; each is a link between two agents, or somebody's `ssh -J`."""
+HELD_MAX = 64 * MIB
+"""Bytes of one owner that the hub may hold for readers that are slow: the sum of the windows of all their channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """An endpoint that has asked to be relayed to."""
+
+    space_id: SpaceId
+    space: SpaceName
+    principal: Principal
+    connection: ServerConnection
+
+    @property
+    def name(self) -> str:
+        return qualified_name(self.space, self.principal)
+
+
+@dataclass(slots=True)
+class Account:
+    """What one owner uses of the relay."""
+
+    budget: Budget
+    passages: set[Passage] = field(default_factory=set)
+
+
+class Relay:
+    """The endpoints that can be relayed to, and what is being relayed."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self.plane = plane
+        self.tally = Tally()
+        self.channels = Channels()
+        self._by_id: dict[SpaceId, Reachable] = {}
+        self._by_name: dict[tuple[Owner, str], Reachable] = {}
+        self._accounts: dict[Owner, Account] = {}
+        self._accepting = True
+
+    def register(self, endpoint: Reachable) -> asyncssh.SSHListener:
+        """Relay to this endpoint until the listener is closed, or another connection of the same space takes its place."""
+        self._remove(self._by_id.get(endpoint.space_id))
+        self._by_id[endpoint.space_id] = endpoint
+        self._by_name[endpoint.principal.owner, str(endpoint.space)] = endpoint
+        return _Registration(self, endpoint)
+
+    def forget(self, endpoint: Reachable) -> None:
+        """Relay to it no more; whoever has taken its place stays."""
+        if self._by_id.get(endpoint.space_id) is endpoint:
+            self._remove(endpoint)
+
+    def request(
+        self, caller: ServerConnection, client: ClientCertificate, revoked: RevocationList, host: str, port: int
+    ) -> tuple[Channel, Passage]:
+        """Judge a caller's channel; gives it, and what opens it. Raises asyncssh.ChannelOpenError.
+
+        The caller hears the same of a space that does not exist, is not theirs, or is not connected.
+        """
+        endpoint = self._find(client.identity.owner, host) if port == RELAY_PORT else None
+        refusal = "not reachable" if endpoint is None else refuse_client(client, endpoint.principal, revoked, time.time())
+        if endpoint is None or refusal:
+            log.warning("relay refused", reason=refusal, host=host[:255], port=port, key_id=client.identity.encode()[1])
+            self.tally.refuse(str(refusal))
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_CONNECT_FAILED, f"no space of yours that can be reached is called {host[:255]!r}"
+            )
+        owner = client.identity.owner
+        account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX)))
+        if len(account.passages) >= RELAYED_MAX or not self._accepting:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many relayed connections at once")
+        passage = Passage(self, account, caller, endpoint)
+        return passage.near, passage
+
+    def stop_accepting(self) -> None:
+        """Open no more; what is open goes on."""
+        self._accepting = False
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is being relayed."""
+        await self.channels.wait_idle()
+
+    def left(self, owner: Owner) -> None:
+        """Keep no account of an owner who uses nothing."""
+        account = self._accounts.get(owner)
+        if account and not account.passages:
+            del self._accounts[owner]
+
+    def _find(self, owner: Owner, reference: str) -> Reachable | None:
+        """By the names that a caller may use: `<space>`, `<space>.knot`, the fully qualified name, or the id."""
+        by_id = self._by_id.get(reference)  # type: ignore[call-overload]  # a SpaceId is a string
+        if by_id:
+            return by_id if by_id.principal.owner == owner else None
+        name, _, rest = reference.partition(".")
+        found = self._by_name.get((owner, name))
+        return found if found and (not rest or rest == SUFFIX or reference == found.name) else None
+
+    def _remove(self, endpoint: Reachable | None) -> None:
+        if endpoint:
+            del self._by_id[endpoint.space_id]
+            self._by_name.pop((endpoint.principal.owner, str(endpoint.space)), None)
+
+
+class Passage:
+    """One relayed connection: the caller's channel and the agent's, joined by a pair of sockets.
+
+    It owns both channels, and is what opens the first: by asking the agent for the second.
+    """
+
+    def __init__(self, relay: Relay, account: Account, caller: ServerConnection, endpoint: Reachable) -> None:
+        self.connection = caller
+        self.plane = relay.plane
+        self.tally = relay.tally
+        self._relay = relay
+        self._account = account
+        self._endpoint = endpoint
+        self._ours: socket.socket | None = None
+        self._far: Channel | None = None
+        self._open: set[Channel] = set()
+        self.near = self._made(None)
+        account.passages.add(self)
+
+    @property
+    def budget(self) -> Budget:
+        return self._account.budget
+
+    def begin(self, channel: Channel) -> None:
+        """The caller's channel is to be opened: ask the agent."""
+        try:
+            self._ours, theirs = joined_pair()
+        except OSError as error:
+            self.near.refuse(asyncssh.OPEN_RESOURCE_SHORTAGE, os.strerror(error.errno or errno.EIO).lower())
+            return
+        self._far = self._made(theirs)
+        self._far.ask(self._endpoint.connection, self._endpoint.name, RELAY_PORT, FORWARDED_TCPIP)
+
+    def give_up(self) -> None:
+        """The caller wants it no more; `channel_gone` comes."""
+
+    def channel_opened(self, channel: Channel) -> None:
+        if channel is self._far and self._ours:
+            ours, self._ours = self._ours, None
+            self.near.confirm(ours)
+
+    def channel_refused(self, channel: Channel, reason: str) -> None:
+        if channel is self._far:
+            self.tally.refuse(reason)
+            self.near.refuse(asyncssh.OPEN_CONNECT_FAILED, f"{self._endpoint.space}: {reason}")
+
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
+        """The agent's connection was lost; the caller may come again."""
+        sock.close()
+        self.near.refuse(asyncssh.OPEN_CONNECT_FAILED, f"{self._endpoint.space}: its connection was lost")
+
+    def channel_gone(self, channel: Channel) -> None:
+        """What the one has said last is still read by the other, which then comes to its own end."""
+        self._relay.channels.remove(channel)
+        self._open.discard(channel)
+        if channel is self.near and self._ours:  # it was never opened
+            self._ours.close()
+            self._ours = None
+            if self._far:
+                self._far.abort()
+        if not self._open:
+            self._account.passages.discard(self)
+            self._relay.left(self._endpoint.principal.owner)
+
+    def _made(self, sock: socket.socket | None) -> Channel:
+        channel = Channel(self, sock)
+        self._open.add(channel)
+        self._relay.channels.add(channel)
+        return channel
+
+
+class _Registration(asyncssh.SSHListener):
+    """What asyncssh holds of an endpoint that asked for relaying, and closes with the connection."""
+
+    def __init__(self, relay: Relay, endpoint: Reachable) -> None:
+        super().__init__()
+        self._relay = relay
+        self._endpoint = endpoint
+
+    def close(self) -> None:
+        self._relay.forget(self._endpoint)
+
+    async def wait_closed(self) -> None:
+        """It is closed at once."""
