@@ -18,6 +18,7 @@ from knot_agent.relaying import Inlet
 from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
 from knot_keys.permission import refuse_client
+from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
@@ -28,6 +29,9 @@ from knot_ssh.logs import Sparing
 from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
+
+UNAUTHENTICATED_MAX = 256
+"""Connections that have not logged in yet; some 17 KB each."""
 
 
 @dataclass(slots=True)
@@ -40,6 +44,7 @@ class Rules:
     connected: set[EndpointDoorkeeper] = field(default_factory=set)
     channels: Channels = field(default_factory=Channels)
     tally: Tally = field(default_factory=Tally)
+    room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
 
     @property
     def budget(self) -> Budget:
@@ -127,6 +132,7 @@ class EndpointDoorkeeper(Doorkeeper):
     """One for each connection to the endpoint. The login name is not looked at: the certificate decides."""
 
     def __init__(self, rules: Rules) -> None:
+        super().__init__(rules.room)
         self._rules = rules
         self.client: ClientCertificate | None = None
         self._sparing = Sparing()
@@ -136,6 +142,7 @@ class EndpointDoorkeeper(Doorkeeper):
         self._rules.connected.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         self._rules.connected.discard(self)
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
@@ -187,17 +194,14 @@ class EndpointDoorkeeper(Doorkeeper):
                 raise CertificateRefused("a plain key")
             client = check_client(shown, [credentials.user_ca], credentials.revoked)
         except CertificateRefused as error:
-            log.warning("login refused", reason=str(error), peer=self._peer())
+            log.warning("login refused", reason=str(error), peer=self.peer)
             return None
         refusal = refuse_client(client, credentials.principal, credentials.revoked, time.time())
         if refusal:
             principals, key_id = client.identity.encode()
-            log.warning("login refused", reason=refusal, peer=self._peer(), key_id=key_id, principals=",".join(principals))
+            log.warning("login refused", reason=refusal, peer=self.peer, key_id=key_id, principals=",".join(principals))
             return None
         return client
-
-    def _peer(self) -> str:
-        return str((self.connection.get_extra_info("peername") or ("relay",))[0])
 
 
 def _prohibited(reason: str) -> asyncssh.ChannelOpenError:

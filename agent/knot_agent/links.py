@@ -310,9 +310,8 @@ class Link:
         try:
             return await race(ways, _discard)
         except ExceptionGroup as group:
-            unforeseen = group.subgroup(lambda error: not isinstance(error, KnotError))
-            if unforeseen:
-                raise unforeseen from None
+            if not all(isinstance(error, KnotError) for error in group.exceptions):
+                raise
             if not target.running:
                 raise Unavailable("the target is not running") from None
             raise Unavailable("; ".join(map(str, group.exceptions))) from None

@@ -20,6 +20,7 @@ from asyncssh.packet import SSHPacket, String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, decode_ssh_public_key
 
 from knot_keys.certificates import CertificateRefused
+from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.connection import CarryingConnection
@@ -51,6 +52,8 @@ ALGORITHMS: dict[str, Any] = {
 """No SHA-1, no CBC, no encrypt-and-MAC; authenticated encryption first. Every one is in OpenSSH 8 and paramiko 3."""
 SIGNATURES = frozenset(name.encode() for name in ALGORITHMS["signature_algs"])
 """asyncssh advertises these to the client but would accept others: they are enforced at login."""
+RELAY_PEER = "relay"
+"""Where a connection comes from that has no address."""
 HOST_KEY_ALGORITHMS = ["ssh-ed25519-cert-v01@openssh.com"]
 
 Shown = asyncssh.SSHKey | SSHOpenSSHCertificate
@@ -62,9 +65,24 @@ class Doorkeeper(asyncssh.SSHServer):
 
     connection: ServerConnection
 
+    def __init__(self, room: WaitingRoom) -> None:
+        self._room = room
+
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         assert isinstance(conn, ServerConnection)
         self.connection = conn
+        self._room.enter(conn, self.peer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._room.leave(self.connection)
+
+    def auth_completed(self) -> None:
+        self._room.leave(self.connection)
+
+    @property
+    def peer(self) -> str:
+        """The address that the connection came from; `relay` for one that came through the hub."""
+        return str((self.connection.get_extra_info("peername") or (RELAY_PEER,))[0])
 
     def begin_auth(self, username: str) -> bool:
         return True  # False would let anybody in
@@ -117,10 +135,6 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
             return False
         keeper.entered(username, shown)
         return True
-
-    def channel_requested(self, host: str, port: int, origin: str, origin_port: int) -> Any:
-        keeper: Any = self.get_owner()
-        return keeper.connection_requested(host, port, origin, origin_port)
 
     def count_try(self) -> None:
         """Count one attempt to log in; the connection ends when there were too many."""

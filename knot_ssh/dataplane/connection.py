@@ -420,7 +420,10 @@ class CarryingConnection(SSHConnection):
 
         Gives the Channel and its Opening, or what asyncssh understands. asyncssh.ChannelOpenError refuses it.
         """
-        raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "nothing is forwarded here")
+        if self.is_client():
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "nothing is forwarded to us")
+        owner: Any = self._owner
+        return owner.connection_requested(host, port, origin, origin_port)
 
     def _open_asked(self, payload: bytes) -> bool:
         """Serve a request for such a channel (RFC 4254 section 7.2), as asyncssh would, without the detours.

@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 
 FILES = (USER_CA_FILE, HOST_CA_FILE, HUB_KEY_FILE, STORE_FILE)
 """What makes a data folder a server's."""
-SHUTDOWN_SECONDS = 5
-"""How long requests in progress may take after SIGTERM."""
+DRAIN_SECONDS = 5
+"""How long requests in progress, and what is being relayed, may take after SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,10 @@ async def run(plane: DataPlane, settings: RunSettings) -> None:
 
 
 async def _run(plane: DataPlane, settings: RunSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     services = await Services.open(plane, settings.data, settings.certificate_lifetime)
     try:
         http_socket = listen_on(settings.http, what="--http")
@@ -103,39 +107,37 @@ async def _run(plane: DataPlane, settings: RunSettings) -> None:
             log.info("server ready", url=url, ssh=services.hub_address)
             if Address.parse(services.hub_address).is_wildcard:
                 log.warning("agents cannot dial a wildcard address: give the hub's own with --ssh-address")
-            await _serve_http(services, http_socket)
-        log.info("server stopping")
+            await _serve(services, http_socket, stop)
     finally:
         await services.close()
         log.info("server stopped")
 
 
-async def _serve_http(services: Services, http_socket: socket.socket) -> None:
+async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.Event) -> None:
+    """Serve both doors until told to stop, then let come to an end what is under way."""
     config = uvicorn.Config(
         make_app(services),
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    server = _Uvicorn(config)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop)
-    try:
-        await server.serve(sockets=[http_socket])
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+    http = _Uvicorn(config)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(http.serve(sockets=[http_socket]))
+        await stop.wait()
+        log.info("server stopping")
+        http.should_exit = True
+        services.hub.stop_accepting()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await services.hub.wait_idle()
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn, but signals are ours: the hub must close after it."""
+    """uvicorn, but signals are ours: the hub is to end with it."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-    def stop(self) -> None:
-        self.should_exit = True

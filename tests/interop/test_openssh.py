@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Pair
-from tests.support.services import Ends, answering, connect, free_port, is_refused, noise, read_all, serving
+from tests.faults.beds import start_agent
+from tests.support.services import (
+    Ends,
+    answering,
+    connect,
+    free_port,
+    is_refused,
+    noise,
+    outcome,
+    read_all,
+    send_all,
+    sending,
+    serving,
+)
 from tests.support.system import AgentOf, Running
 from tests.support.waiting import until
 
@@ -201,16 +214,91 @@ def test_host_certificate_as_user_certificate_is_refused(pair: Pair, tmp_path: P
     assert b"Permission denied" in ssh.run("-W", "127.0.0.1:1", ssh.host).stderr
 
 
-@pytest.mark.parametrize("login", ["join", "alice", "knot"])
-def test_hub_lets_no_certificate_or_stranger_in(pair: Pair, alice: Ssh, login: str) -> None:
-    """The hub asks nobody but `join` for a password, and certificates open nothing there yet."""
-    host, port = pair.system.hub.rsplit(":", 1)
-    options = [word.replace("backend-api.alice.eu.knot", "hub.knot") for word in alice.options]
-    options[options.index("-p") + 1] = port
-    alice.options = options
-    result = alice.run("-W", "127.0.0.1:1", f"{login}@{host}")
-    assert b"Permission denied" in result.stderr
-    assert (b"password" in result.stderr) == (login == "join")
+def test_hub_asks_join_alone_for_a_password(pair: Pair, alice: Ssh) -> None:
+    """A certificate opens nothing under `join`, which takes a token."""
+    result = to_the_hub(pair, alice).run("-W", "backend-api:22", "join@127.0.0.1")
+    assert b"Permission denied (password)" in result.stderr
+
+
+@pytest.mark.parametrize("login", ["alice", "knot"])
+def test_hub_relays_to_endpoints_alone(pair: Pair, alice: Ssh, login: str) -> None:
+    """Under any other name it does, without a shell: but to no other host or port than those of spaces."""
+    ssh = to_the_hub(pair, alice)
+    for place in ("127.0.0.1:1", "backend-api:23", "backend-api.other:22", "nobody:22", "backend-api.bob.eu.knot:22"):
+        assert b"no space of yours" in ssh.run("-W", place, f"{login}@127.0.0.1").stderr
+    assert ssh.run(f"{login}@127.0.0.1", "true").returncode != 0
+
+
+def to_the_hub(pair: Pair, ssh: Ssh) -> Ssh:
+    """The same, towards the hub."""
+    options = [word.replace("backend-api.alice.eu.knot", "hub.knot") for word in ssh.options]
+    options[options.index("-p") + 1] = pair.system.hub.rsplit(":", 1)[1]
+    ssh.options = options
+    return ssh
+
+
+def through_the_hub(pair: Pair, ssh: Ssh, target: str) -> list[str]:
+    """Options for a jump, in a file: with -J alone the jump host would get none of ours."""
+    hub_port = pair.system.hub.rsplit(":", 1)[1]
+    key = ssh.options[ssh.options.index("-i") + 1]
+    config = ssh.folder / "config"
+    config.write_text(
+        f"Host *\n IdentityFile {key}\n CertificateFile {key}-cert.pub\n IdentitiesOnly yes\n IdentityAgent none\n"
+        f" BatchMode yes\n UserKnownHostsFile {ssh.folder}/known_hosts\n StrictHostKeyChecking yes\n User knot\n ExitOnForwardFailure yes\n"
+        f"Host hub\n HostName 127.0.0.1\n Port {hub_port}\n HostKeyAlias hub.knot\n ProxyJump none\n"
+        f"Host target\n HostName {target}\n HostKeyAlias backend-api.alice.eu.knot\n ProxyJump hub\n"
+    )
+    return ["-F", str(config)]
+
+
+@pytest.mark.parametrize("name", ["backend-api", "backend-api.knot", "backend-api.alice.eu.knot", ""])
+def test_jump_through_the_hub(pair: Pair, alice: Ssh, name: str) -> None:
+    """`ssh -J` through the hub reaches a space by each of its names, and checks the space's own host certificate."""
+    options = through_the_hub(pair, alice, name or pair.backend.id)
+    with serving(answering(b"through the hub")) as port:
+        command = ["ssh", *options, "-W", f"localhost:{port}", "target"]
+        assert subprocess.run(command, capture_output=True, timeout=30, check=False).stdout == b"through the hub"
+
+
+def test_local_forwarding_through_the_hub(pair: Pair, alice: Ssh) -> None:
+    """`ssh -N -L` over such a jump carries 9 MB whole, and half-close."""
+    data, local = noise(9_000_000), free_port()
+    alice.options = through_the_hub(pair, alice, "backend-api")
+    alice.host = "target"
+    with serving(sending(data)) as port, alice.background("-L", f"127.0.0.1:{local}:127.0.0.1:{port}"):
+        until(lambda: not is_refused(local), what="ssh listens")
+        with connect(local) as sock:
+            send_all(sock, b"question")
+            how, answer = read_all(sock)
+            assert (how, answer[32:]) == ("fin", data)
+
+
+def test_stock_ssh_registers_an_endpoint(pair: Pair, tmp_path: Path) -> None:
+    """`ssh -R` with an enrolled key is all that it takes to be relayed to: an agent's forward goes through it."""
+    system = pair.system
+    stand_in = start_agent(system, "stand-in", {"advertise": ["127.0.0.1:1"]})
+    address, port = stand_in.endpoint()
+    identity, _ = stand_in.identity()
+    (tmp_path / "known_hosts").write_text(f"@cert-authority * {system.api('alice').get('api', 'ca')['host_ca']}\n")
+    command = ["ssh", "-v", "-N", "-F", "none", "-p", system.hub.rsplit(":", 1)[1], "-i", str(identity)]
+    for option in ("IdentitiesOnly=yes", "CertificateFile=none", "BatchMode=yes", "ExitOnForwardFailure=yes"):
+        command += ["-o", option]
+    command += ["-o", f"UserKnownHostsFile={tmp_path / 'known_hosts'}", "-o", "HostKeyAlias=hub.knot"]
+    command += [f"{stand_in.id}@127.0.0.1", "-R"]
+    somebody_else = [*command, f"frontend.alice.eu.knot:22:{address}:{port}"]
+    assert subprocess.run(somebody_else, capture_output=True, timeout=30, check=False).returncode == 255
+    own_name = [*command, f"stand-in.alice.eu.knot:22:{address}:{port}"]
+    running = Running(own_name, tmp_path / "ssh.log", system.environment({}))
+    system.processes.append(running)
+    running.wait_for("remote forward success")
+    local = free_port()
+    with serving(answering(b"by stock ssh")) as service:
+        system.knot("port", "forward", "frontend", str(local), "stand-in", str(service), user="alice")
+        with connect(local) as sock:
+            assert read_all(sock) == ("fin", b"by stock ssh")
+        running.wait_for("client_request_forwarded_tcpip")
+        running.kill()
+        until(lambda: outcome(local) == ("fin", b"by stock ssh"), what="the agent's own registration serves again")
 
 
 def test_forward_to_a_service_with_an_ssh_client_in_between(alice: Ssh) -> None:

@@ -20,6 +20,7 @@ from knot_keys.authority import Authority
 from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
+from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
@@ -30,6 +31,8 @@ from knot_ssh.wire import CONTROL_SUBSYSTEM, JOIN_LOGIN, JOIN_SUBSYSTEM
 
 log = structlog.get_logger(__name__)
 
+UNAUTHENTICATED_MAX = 1024
+"""Connections that have not logged in yet; a fleet that comes back at once is among them."""
 CLOSE_SECONDS = 5
 """How long a revoked agent's connection may take to close in order."""
 
@@ -73,6 +76,7 @@ class Lobby:
     serve_joiner: Callable[[Joiner, Reader, Writer], Awaitable[None]]
     serve_member: Callable[[Member, ServerConnection, Reader, Writer], Awaitable[None]]
     keepers: set[HubDoorkeeper] = field(default_factory=set)
+    room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
     tasks: Tasks = field(default_factory=Tasks)
 
 
@@ -80,6 +84,7 @@ class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
+        super().__init__(lobby.room)
         self._lobby = lobby
         self._login = ""
         self._served = False
@@ -90,6 +95,7 @@ class HubDoorkeeper(Doorkeeper):
         self._lobby.keepers.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         self._lobby.keepers.discard(self)
 
     def begin_auth(self, username: str) -> bool:
@@ -112,7 +118,7 @@ class HubDoorkeeper(Doorkeeper):
         self.connection.stop_reading("login")
         try:
             if username != JOIN_LOGIN or not await self._asked(self._lobby.enrolment.knows_token(token.id, token.secret)):
-                log.warning("join refused", reason="unknown token", peer=self._peer())
+                log.warning("join refused", reason="unknown token", peer=self.peer)
                 return False
         finally:
             self.connection.go_on_reading("login")
@@ -205,7 +211,7 @@ class HubDoorkeeper(Doorkeeper):
         try:
             return check_client(shown, [self._lobby.authority.user_ca_key], self._lobby.revocations.current)
         except CertificateRefused as error:
-            log.warning("login refused", reason=str(error), peer=self._peer())
+            log.warning("login refused", reason=str(error), peer=self.peer)
             return None
 
     def _serve(self, stdin: Reader, stdout: Writer, _stderr: Writer) -> None:
@@ -227,9 +233,6 @@ class HubDoorkeeper(Doorkeeper):
         except KnotError as error:
             log.error("login not decided", reason=str(error), detail=error.detail)
             raise asyncssh.DisconnectError(asyncssh.DISC_SERVICE_NOT_AVAILABLE, "The store does not answer") from None
-
-    def _peer(self) -> str:
-        return str((self.connection.get_extra_info("peername") or ("unknown",))[0])
 
 
 class SubsystemSession(SSHServerStreamSession[bytes]):

@@ -56,10 +56,19 @@ class Hub:
         self._lobby.tasks.start(self._renew(options))
         return bound_address(sock)
 
-    async def close(self) -> None:
-        """Stop accepting and end every connection."""
+    def stop_accepting(self) -> None:
+        """Take no new connections, and relay no new ones; what is open goes on."""
+        self.relay.stop_accepting()
         if self._listener:
             self._listener.close()
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is being relayed."""
+        await self.relay.wait_idle()
+
+    async def close(self) -> None:
+        """Stop accepting and end every connection."""
+        self.stop_accepting()
         await asyncio.gather(*(close(keeper.connection) for keeper in list(self._lobby.keepers)))
         await self._lobby.tasks.cancel()
 

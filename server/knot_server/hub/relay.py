@@ -72,22 +72,24 @@ class Relay:
         self.plane = plane
         self.tally = Tally()
         self.channels = Channels()
-        self._by_id: dict[SpaceId, Reachable] = {}
-        self._by_name: dict[tuple[Owner, str], Reachable] = {}
+        self._by_id: dict[SpaceId, list[Reachable]] = {}
+        self._by_name: dict[tuple[Owner, str], SpaceId] = {}
         self._accounts: dict[Owner, Account] = {}
         self._accepting = True
 
     def register(self, endpoint: Reachable) -> asyncssh.SSHListener:
-        """Relay to this endpoint until the listener is closed, or another connection of the same space takes its place."""
-        self._remove(self._by_id.get(endpoint.space_id))
-        self._by_id[endpoint.space_id] = endpoint
-        self._by_name[endpoint.principal.owner, str(endpoint.space)] = endpoint
+        """Relay to this endpoint until the listener is closed. Of several connections of one space the last one serves."""
+        self._by_id.setdefault(endpoint.space_id, []).append(endpoint)
+        self._by_name[endpoint.principal.owner, str(endpoint.space)] = endpoint.space_id
         return _Registration(self, endpoint)
 
     def forget(self, endpoint: Reachable) -> None:
-        """Relay to it no more; whoever has taken its place stays."""
-        if self._by_id.get(endpoint.space_id) is endpoint:
-            self._remove(endpoint)
+        """Relay to it no more, but to an earlier connection of the same space, if there is one."""
+        registered = self._by_id[endpoint.space_id]
+        registered.remove(endpoint)
+        if not registered:
+            del self._by_id[endpoint.space_id]
+            self._by_name.pop((endpoint.principal.owner, str(endpoint.space)), None)
 
     def request(
         self, caller: ServerConnection, client: ClientCertificate, revoked: RevocationList, host: str, port: int
@@ -127,17 +129,13 @@ class Relay:
 
     def _find(self, owner: Owner, reference: str) -> Reachable | None:
         """By the names that a caller may use: `<space>`, `<space>.knot`, the fully qualified name, or the id."""
-        by_id = self._by_id.get(reference)  # type: ignore[call-overload]  # a SpaceId is a string
-        if by_id:
-            return by_id if by_id.principal.owner == owner else None
-        name, _, rest = reference.partition(".")
-        found = self._by_name.get((owner, name))
-        return found if found and (not rest or rest == SUFFIX or reference == found.name) else None
-
-    def _remove(self, endpoint: Reachable | None) -> None:
-        if endpoint:
-            del self._by_id[endpoint.space_id]
-            self._by_name.pop((endpoint.principal.owner, str(endpoint.space)), None)
+        name = reference.partition(".")[0]
+        registered = self._by_id.get(self._by_name.get((owner, name)) or reference)  # type: ignore[call-overload]
+        if not registered:
+            return None
+        endpoint: Reachable = registered[-1]
+        names = (endpoint.space_id, endpoint.space, f"{endpoint.space}.{SUFFIX}", endpoint.name)
+        return endpoint if reference in names and endpoint.principal.owner == owner else None
 
 
 class Passage:

@@ -613,11 +613,51 @@ async def test_answer_in_time(plane: DataPlane) -> None:
 
 @on_both
 async def test_connection_lost_while_opening(plane: DataPlane) -> None:
-    """A connection that is lost while a channel opens refuses it."""
+    """A connection that is lost before the far side has answered leaves the socket to the owner, as it was."""
     with asked(plane) as bench:
         bench.connection.lose()
-        assert bench.owner.heard == ["refused: the link was lost", "gone"]
+        assert bench.owner.heard == ["gone", "unanswered"]
         await bench.is_reset()
+
+
+@on_both
+async def test_withdrawn_while_opening(plane: DataPlane) -> None:
+    """What was asked for can be withdrawn until there is an answer; a late yes closes the channel, and nobody is told."""
+    with asked(plane) as bench:
+        sock = bench.channel.withdraw()
+        assert sock is not None
+        assert bench.channel.withdraw() is None
+        assert bench.owner.heard == []
+        bench.channel.process_open_confirmation(PEERS, PACKET, PACKET)
+        bench.channel.got_close()
+        assert bench.owner.heard == ["gone"]
+        sock.close()
+        await bench.is_reset()
+
+
+@on_both
+async def test_withdrawn_and_refused(plane: DataPlane) -> None:
+    """The same for a late no, and for a connection that is lost before either."""
+    with asked(plane) as bench:
+        sock = bench.channel.withdraw()
+        assert sock is not None
+        bench.channel.process_open_failure(2, "no", "en")
+        assert bench.owner.heard == ["gone"]
+        sock.close()
+    with asked(plane) as bench:
+        sock = bench.channel.withdraw()
+        assert sock is not None
+        bench.connection.lose()
+        assert bench.owner.heard == ["gone"]
+        sock.close()
+
+
+@on_both
+async def test_open_channels_cannot_be_withdrawn(plane: DataPlane) -> None:
+    """Once the far side has said yes something may have been said on it."""
+    with opened(plane) as bench:
+        assert bench.channel.withdraw() is None
+        assert bench.owner.heard == ["opened"]
 
 
 @on_both
