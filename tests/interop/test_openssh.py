@@ -242,12 +242,22 @@ def through_the_hub(pair: Pair, ssh: Ssh, target: str) -> list[str]:
     hub_port = pair.system.hub.rsplit(":", 1)[1]
     key = ssh.options[ssh.options.index("-i") + 1]
     config = ssh.folder / "config"
-    config.write_text(
-        f"Host *\n IdentityFile {key}\n CertificateFile {key}-cert.pub\n IdentitiesOnly yes\n IdentityAgent none\n"
-        f" BatchMode yes\n UserKnownHostsFile {ssh.folder}/known_hosts\n StrictHostKeyChecking yes\n User knot\n ExitOnForwardFailure yes\n"
-        f"Host hub\n HostName 127.0.0.1\n Port {hub_port}\n HostKeyAlias hub.knot\n ProxyJump none\n"
-        f"Host target\n HostName {target}\n HostKeyAlias backend-api.alice.eu.knot\n ProxyJump hub\n"
-    )
+    common = {
+        "IdentityFile": key,
+        "CertificateFile": f"{key}-cert.pub",
+        "IdentitiesOnly": "yes",
+        "IdentityAgent": "none",
+        "BatchMode": "yes",
+        "UserKnownHostsFile": f"{ssh.folder}/known_hosts",
+        "StrictHostKeyChecking": "yes",
+        "ExitOnForwardFailure": "yes",
+        "User": "knot",
+    }
+    hub = {"HostName": "127.0.0.1", "Port": hub_port, "HostKeyAlias": "hub.knot", "ProxyJump": "none"}
+    space = {"HostName": target, "HostKeyAlias": "backend-api.alice.eu.knot", "ProxyJump": "hub"}
+    blocks = {"*": common, "hub": hub, "target": space}
+    lines = [f"Host {name}\n" + "".join(f" {key} {value}\n" for key, value in block.items()) for name, block in blocks.items()]
+    config.write_text("".join(lines))
     return ["-F", str(config)]
 
 
