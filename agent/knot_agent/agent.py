@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -56,8 +56,6 @@ from knot_ssh.wire import (
 
 log = structlog.get_logger(__name__)
 
-_Result = TypeVar("_Result")
-
 DRAIN_SECONDS = 5
 """How long open connections may go on after SIGTERM."""
 
@@ -74,8 +72,8 @@ async def run_agent(plane: DataPlane, home: Home, hub: Address, token: JoinToken
     sock = _listen(settings)
     log.info("agent starting", hub=str(hub), folder=str(home.folder))
     try:
-        membership = await _or_stopped(stop, _membership(plane, home, hub, token))
-        if membership is not None:
+        membership = await _first_of(_membership(plane, home, hub, token), stop.wait())
+        if isinstance(membership, Membership):
             await Agent(plane, home, hub, membership, settings, sock).run(stop)
     finally:
         if sock:
@@ -118,8 +116,7 @@ class Agent:
             self._credentials.revoke(revocation_list(self._memory.revoked))
             self._tasks.start(self._serve_endpoint_when_certified())
             await self._forwards.restore(self._memory.forwards)
-            await _or_stopped(stop, self._control.run())
-            await self._drain()
+            await _first_of(self._control.run(), self._drain_when(stop))
         finally:
             await self._tasks.cancel()
             await self._local.close()
@@ -137,8 +134,9 @@ class Agent:
             certified.clear()
         await self._endpoint.serve(self._sock)
 
-    async def _drain(self) -> None:
-        """Accept nothing more, and let open connections end by themselves for a while."""
+    async def _drain_when(self, stop: asyncio.Event) -> None:
+        """Then accept nothing more, and let open connections end by themselves for a while; the hub may carry some."""
+        await stop.wait()
         log.info("agent stopping")
         self._forwards.stop_accepting()
         self._endpoint.stop_accepting()
@@ -253,17 +251,16 @@ async def _membership(plane: DataPlane, home: Home, hub: Address, token: JoinTok
     )
 
 
-async def _or_stopped(stop: asyncio.Event, work: Awaitable[_Result]) -> _Result | None:
-    """The work's result, or None when `stop` is set first; the work is then cancelled and awaited."""
-    working = asyncio.ensure_future(work)
-    stopping = asyncio.ensure_future(stop.wait())
+async def _first_of(*works: Coroutine[Any, Any, object]) -> object:
+    """The result of the first to end, or its error; the others are cancelled and awaited."""
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task.result() for task in tasks if task in done)
     finally:
-        working.cancel()
-        stopping.cancel()
-        await asyncio.gather(working, stopping, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _listen(settings: AgentSettings) -> socket.socket | None:
