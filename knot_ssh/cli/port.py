@@ -18,8 +18,8 @@ from knot_ssh.local import AgentSocket
 from knot_ssh.ports import Ports, PortsOfAgent, PortsOfServer
 
 WIDE = [
-    "PORT", "TARGET", "PERSISTENT", "MODE", "ADDRESS", "STATE", "OPEN", "TOTAL", "REFUSED", "SENT", "RECEIVED", "SINCE",
-    "LAST ERROR",
+    "PORT", "TARGET", "PERSISTENT", "STATE", "MODE", "ADDRESS", "ROUND TRIP", "UP SINCE", "OPEN", "TOTAL", "REFUSED", "SENT",
+    "RECEIVED", "COUNTED SINCE", "LAST ERROR",
 ]  # fmt: skip
 SOCKET_VARIABLE = "KNOT_AGENT_SOCKET"
 
@@ -136,16 +136,18 @@ def _remarks(entry: dict[str, Any]) -> str:
 
 def _wide_row(entry: dict[str, Any]) -> list[str]:
     """What the wide table shows of a forward; nothing is counted while its agent does not run."""
-    counted = entry["counters"] or {}
+    counted, link = entry["counters"] or {}, entry["link"] or {}
     size = {name: _size(counted.get(name)) for name in ("sent", "received")}
     number = {name: str(counted.get(name, "-")) for name in ("open", "total", "refused")}
     return [
         str(entry["local_port"]),
         f"{entry['space']}:{entry['remote_port']}",
         "yes" if entry["persistent"] else "no",
+        entry["state"],
         entry["mode"] or "-",
         entry["address"] or "-",
-        entry["state"],
+        f"{link['round_trip'] * 1000:.1f} ms" if link.get("round_trip") else "-",
+        str(link.get("up_since") or "-"),
         number["open"],
         number["total"],
         number["refused"],

@@ -24,18 +24,24 @@ PROMPT = 1.5
 
 
 class Budget:
-    """What all windows of this process may add up to, in bytes."""
+    """What windows may add up to, in bytes: all of this process, or, `within` that, those of one party."""
 
-    def __init__(self, total: int, on_relief: Callable[[], None] | None = None) -> None:
+    def __init__(self, total: int, on_relief: Callable[[], None] | None = None, within: Budget | None = None) -> None:
         self._total = total
+        self._own_left = total
         self._strained = False
         self._on_relief = on_relief
-        self.left = total
+        self._within = within
+
+    @property
+    def left(self) -> int:
+        """How much may still be promised."""
+        return min(self._own_left, self._within.left) if self._within else self._own_left
 
     @property
     def is_tight(self) -> bool:
         """Whether three quarters are gone."""
-        return self.left < self._total // 4
+        return self._own_left < self._total // 4 or (self._within is not None and self._within.is_tight)
 
     def first(self) -> int:
         """The first window of a new channel."""
@@ -51,15 +57,19 @@ class Budget:
 
     def give_back(self, size: int) -> None:
         """A channel needs this no more. When more than half was spent and most is back, `on_relief` is called."""
-        self.left += size
-        if self._strained and self.left > self._total * 3 // 4:
+        self._own_left += size
+        if self._within:
+            self._within.give_back(size)
+        if self._strained and self._own_left > self._total * 3 // 4:
             self._strained = False
             if self._on_relief:
                 self._on_relief()
 
     def _spend(self, size: int) -> None:
-        self.left -= size
-        if self.left < self._total // 2:
+        self._own_left -= size
+        if self._within:
+            self._within._spend(size)
+        if self._own_left < self._total // 2:
             self._strained = True
 
 

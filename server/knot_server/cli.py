@@ -11,6 +11,9 @@ from knot_ssh.addresses import Address
 from knot_ssh.cli.params import ADDRESS, FOLDER, OWNER, URL
 from knot_ssh.names import Owner
 
+HELD_MAX = 256 * 1024**2
+"""Bytes that the hub may hold for all who are relayed and read slowly."""
+
 
 @click.group()
 def server() -> None:
@@ -44,8 +47,9 @@ def run(
     from knot_server.running import RunSettings
     from knot_server.running import run as run_server
     from knot_ssh.dataplane import plane
+    from knot_ssh.dataplane.limits import Limits
     from knot_ssh.logs import configure_logs
 
     configure_logs()
     settings = RunSettings(data, http, ssh, url, str(ssh_address) if ssh_address else None, certificate_lifetime)
-    plane.run(lambda plane: run_server(plane, settings))
+    plane.run(lambda plane: run_server(plane, settings), limits=Limits(in_flight=HELD_MAX))

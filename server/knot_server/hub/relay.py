@@ -107,7 +107,7 @@ class Relay:
                 asyncssh.OPEN_CONNECT_FAILED, f"no space of yours that can be reached is called {host[:255]!r}"
             )
         owner = client.identity.owner
-        account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX)))
+        account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX, within=self.plane.budget)))
         if len(account.passages) >= RELAYED_MAX or not self._accepting:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many relayed connections at once")
         passage = Passage(self, account, caller, endpoint)
