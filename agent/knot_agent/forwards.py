@@ -22,6 +22,7 @@ from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
+from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.listening import Listener, born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.dataplane.windows import Budget
@@ -156,7 +157,7 @@ class Forward:
         order = self.order
         self._sparing.warning(log, "connection refused", port=order.local_port, target=order.target.name, reason=reason)
 
-    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
+    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
         """Nothing has been said on it: have the next connection to the target carry it."""
         self._channels.remove(channel)
         if self._life.phase is State.STOPPED:
@@ -167,7 +168,7 @@ class Forward:
     def channel_gone(self, channel: Channel) -> None:
         self._channels.remove(channel)
 
-    def _accepted(self, sock: socket.socket) -> None:
+    def _accepted(self, sock: Stream) -> None:
         """Carry a new connection at once, or have it wait for the link."""
         channel = Channel(self, sock)
         self._channels.add(channel)

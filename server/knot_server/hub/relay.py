@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import time
 from dataclasses import dataclass, field
 
@@ -29,15 +28,15 @@ from knot_keys.revocation import RevocationList
 from knot_ssh.dataplane.channel import FORWARDED_TCPIP, Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
+from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.limits import MIB
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.dataplane.transport import joined_pair
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.names import RELAY_PORT, SUFFIX, Owner, Principal, SpaceId, SpaceName, qualified_name
 
 log = structlog.get_logger(__name__)
 
-RELAYED_MAX = 1_000
+RELAYED_MAX = 256
 """Relayed connections of one owner at a time; each is a link between two agents, or somebody's `ssh -J`."""
 HELD_MAX = 64 * MIB
 """Bytes of one owner that the hub may hold for readers that are slow: the sum of the windows of all their channels."""
@@ -151,7 +150,7 @@ class Passage:
         self._relay = relay
         self._account = account
         self._endpoint = endpoint
-        self._ours: socket.socket | None = None
+        self._ours: Stream | None = None
         self._far: Channel | None = None
         self._open: set[Channel] = set()
         self.near = self._made(None)
@@ -164,7 +163,7 @@ class Passage:
     def begin(self, channel: Channel) -> None:
         """The caller's channel is to be opened: ask the agent."""
         try:
-            self._ours, theirs = joined_pair()
+            self._ours, theirs = self.plane.joined_pair()
         except OSError as error:
             self.near.refuse(asyncssh.OPEN_RESOURCE_SHORTAGE, os.strerror(error.errno or errno.EIO).lower())
             return
@@ -184,7 +183,7 @@ class Passage:
             self.tally.refuse(reason)
             self.near.refuse(asyncssh.OPEN_CONNECT_FAILED, f"{self._endpoint.space}: {reason}")
 
-    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
+    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
         """The agent's connection was lost; the caller may come again."""
         sock.close()
         self.near.refuse(asyncssh.OPEN_CONNECT_FAILED, f"{self._endpoint.space}: its connection was lost")
@@ -202,7 +201,7 @@ class Passage:
             self._account.passages.discard(self)
             self._relay.left(self._endpoint.principal.owner)
 
-    def _made(self, sock: socket.socket | None) -> Channel:
+    def _made(self, sock: Stream | None) -> Channel:
         channel = Channel(self, sock)
         self._open.add(channel)
         self._relay.channels.add(channel)
