@@ -206,6 +206,9 @@ class Hello(Message):
     stopped: list[StoppedForward] = Field(
         default=[], max_length=PORT_MAX, description="To be forgotten, unless they were made anew since."
     )
+    targets: list[SpaceId] = Field(
+        default=[], max_length=PORT_MAX, description="Spaces that it has links to, and wants to hear of."
+    )
 
 
 class Revoked(Message):

@@ -48,6 +48,7 @@ from knot_ssh.wire import (
     Revoked,
     Spread,
     StopCall,
+    StoppedForward,
     StopRequest,
     Target,
     TargetQuestion,
@@ -96,6 +97,8 @@ class Agent:
         self._sock = sock
         self._credentials = Credentials(membership, home.identity(), home.host())
         self._memory = Memory(home.folder)
+        self._told: list[StoppedForward] = []
+        self._settled = asyncio.Event()
         self._links = Links(plane, self._credentials, self._locate, Relay(plane, hub, self._credentials))
         self._links.on_target = self._memory.keep_target
         self._forwards = Forwards(plane, self._links, settings.connect_timeout, self._memory)
@@ -155,12 +158,17 @@ class Agent:
 
     def _hello(self, local: str) -> Hello:
         """What the hub is to know of us, who reach it from this local address."""
-        return Hello(version=__version__, addresses=self._addresses(local), stopped=self._memory.stopped)
+        self._settled.clear()
+        self._told = self._memory.stopped
+        return Hello(version=__version__, addresses=self._addresses(local), stopped=self._told, targets=self._links.targets())
 
     async def _welcomed(self, welcome: Welcome) -> None:
-        self._memory.told()
+        """Take over what the hub says; what it orders from now on comes after that."""
+        self._memory.told(self._told)
         self._memory.keep_revoked(welcome.revoked)
-        await self._forwards.restore(welcome.forwards)
+        gone = {stopped.local_port for stopped in self._memory.stopped}  # while the welcome was on its way
+        await self._forwards.restore([order for order in welcome.forwards if order.local_port not in gone])
+        self._settled.set()
         self._links.look_again()
 
     # What the hub may ask
@@ -178,9 +186,11 @@ class Agent:
         }
 
     async def _start(self, order: ForwardOrder) -> ForwardStarted:
+        await self._settled.wait()
         return await self._forwards.start(order)
 
     async def _stop(self, request: StopRequest) -> ForwardStatus:
+        await self._settled.wait()
         return await self._forwards.stop(request.local_port)
 
     async def _list(self, _request: Nothing) -> ForwardList:

@@ -163,23 +163,26 @@ class Forward:
         if self._life.phase is State.STOPPED:
             sock.close()
         else:
-            self._accepted(sock)
+            self._carry(sock, channel.since)
 
     def channel_gone(self, channel: Channel) -> None:
         self._channels.remove(channel)
 
     def _accepted(self, sock: Stream) -> None:
-        """Carry a new connection at once, or have it wait for the link."""
-        channel = Channel(self, sock)
+        self._carry(sock, self.plane.reactor.now)
+
+    def _carry(self, sock: Stream, since: float) -> None:
+        """Carry a connection, which is there since then, at once, or have it wait for the link."""
+        channel = Channel(self, sock, since)
         self._channels.add(channel)
         link, port = self._link, self.order.remote_port
         if not link.carry(channel, port):
             self._tasks.start(self._carry_later(channel, link, port))
 
     async def _carry_later(self, channel: Channel, link: Link, port: Port) -> None:
-        until = _now() + self._patience
+        until = channel.since + self._patience
         try:
-            await link.wait_up(self._patience)
+            await link.wait_up(until - _now())
             while not channel.is_gone and not link.carry(channel, port):
                 await link.wait_up(until - _now())
                 await asyncio.sleep(0)  # a connection that was lost just now
@@ -199,8 +202,10 @@ class Forward:
             raise Conflict(f"port {port} cannot be bound on this space: {error.strerror}") from None
 
     async def _keep_trying(self) -> None:
-        while not self.is_bound:
+        while True:
             await asyncio.sleep(BIND_AGAIN)
+            if self.is_bound:  # by an order in the meantime
+                return
             with contextlib.suppress(KnotError):
                 self.listen()
 

@@ -111,6 +111,7 @@ class LinkLife:
         self._luck = luck
         self._failures = 0
         self._short_lives = 0
+        self._outdated = False
         self._until = math.inf
         self._good_until = math.inf
         self.path: Path | None = None
@@ -157,18 +158,23 @@ class LinkLife:
                 self.path, self.since, self.reason = path, now, ""
                 self._good_until = good_until
                 self._failures = 0
+                self._outdated = False
             case Event.LOST | Event.EXPIRED | Event.MISSING:
                 lasted = now - self.since if before in CONNECTED else STEADY
                 self._short_lives = 0 if lasted >= STEADY else self._short_lives + 1
                 self._failures = self._short_lives
                 self.path, self.since, self.reason = None, now, reason
                 self._good_until = math.inf
+                self._outdated = False
             case Event.FAILED:
                 self._failures += 1
                 if self.phase is Phase.RESTING:
                     self.reason = reason
             case Event.NEWS | Event.RENEWED:
                 self._failures = self._short_lives = 0
+                self._outdated = self._outdated or (event is Event.RENEWED and self.is_connected)
+            case Event.HEARD if self._outdated and self.phase is Phase.UP:
+                self._life.on(Event.RENEWED, now)
         self._plan(event, now)
 
     def _plan(self, event: Event, now: float) -> None:

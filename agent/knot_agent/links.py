@@ -141,13 +141,13 @@ class Link:
 
     async def wait_up(self, patience: float) -> None:
         """Wait up to so many seconds for a connection; raises Unavailable. Whoever waits is served before the link ends."""
-        if isinstance(self.state, Down) and self.state.gone:
-            raise Unavailable(f"{self.target.name}: {self.state.reason}")
         self._waiting += 1
         self._nobody_waits.clear()
         try:
             async with asyncio.timeout(patience):
                 while not isinstance(self.state, Up):  # it may be lost again before we are woken
+                    if self.state.gone:
+                        raise TimeoutError
                     await self._up.wait()
         except TimeoutError:
             reason = self.state.reason if isinstance(self.state, Down) else "no answer"
@@ -202,8 +202,11 @@ class Link:
             self._up.set()
             log.info("link up", target=self.target.name, mode=life.path.mode, address=life.path.address)
         else:
-            self._up.clear()
             self.state = Down(life.reason, gone=life.phase is Phase.GONE) if life.reason else CONNECTING
+            if self.state.gone:
+                self._up.set()  # waiting is of no use
+            else:
+                self._up.clear()
             if self.state not in (was, CONNECTING):
                 log.warning("link down", target=self.target.name, reason=life.reason)
         if self.state != was:
@@ -308,7 +311,7 @@ class Link:
         if not ways:
             raise Unavailable("the target has no address")
         try:
-            return await race(ways, _discard)
+            return await race(self._tasks, ways, _discard)
         except ExceptionGroup as group:
             if not all(isinstance(error, KnotError) for error in group.exceptions):
                 raise
@@ -410,6 +413,10 @@ class Links:
         if link:
             link.update(target)
 
+    def targets(self) -> list[SpaceId]:
+        """The targets that we want to hear of."""
+        return list(self._links)
+
     def look_again(self) -> None:
         """The hub is back: whoever waits may try now."""
         for link in self._links.values():
@@ -443,9 +450,9 @@ async def _drain(connection: ClientConnection) -> None:
     await close(connection)
 
 
-async def _discard(made: Made) -> None:
+def _discard(made: Made) -> None:
     """Another path was faster."""
-    await close(made[0])
+    made[0].abort()
 
 
 def _hand_over(connection: ClientConnection) -> None:

@@ -34,6 +34,7 @@ class Memory:
     def __init__(self, folder: Path) -> None:
         self._path = folder / MEMORY_FILE
         self._content = self._read()
+        self._kept = True
 
     @property
     def forwards(self) -> list[ForwardOrder]:
@@ -74,9 +75,9 @@ class Memory:
             stopped=[*self._content.stopped, gone],
         )
 
-    def told(self) -> None:
-        """The server knows what was stopped."""
-        self._write(stopped=[])
+    def told(self, known: list[StoppedForward]) -> None:
+        """The server knows that these were stopped."""
+        self._write(stopped=[gone for gone in self._content.stopped if gone not in known])
 
     def _with_known_addresses(self, order: ForwardOrder) -> ForwardOrder:
         """An order may come without addresses, when the target was away at that moment."""
@@ -91,12 +92,14 @@ class Memory:
 
     def _write(self, **changes: object) -> None:
         changed = self._content.model_copy(update=changes)
-        if changed == self._content:
+        if changed == self._content and self._kept:
             return
         self._content = changed
         try:
             replace_file(self._path, changed.model_dump_json(indent=1).encode() + b"\n")
+            self._kept = True
         except OSError as error:
+            self._kept = False
             log.error("memory not kept", file=str(self._path), reason=error.strerror)
 
     def _read(self) -> _Content:

@@ -117,7 +117,10 @@ class Relay:
         """A socket that leads to the endpoint of this fully qualified name; raises Unavailable."""
         async with self._connecting:
             connection = await self._connected()
-        ours, theirs = self._plane.joined_pair()
+        try:
+            ours, theirs = self._plane.joined_pair()
+        except OSError as error:
+            raise Unavailable(f"relay: {os.strerror(error.errno or errno.EIO).lower()}") from None
         outlet = _Outlet(self._plane, theirs)
         outlet.channel.ask(connection, name, RELAY_PORT)
         try:

@@ -135,11 +135,13 @@ class Channel:
         "connection",
         "number",
         "owner",
+        "since",
         "sock",
     )
 
-    def __init__(self, owner: Owner, sock: Stream | None = None) -> None:
+    def __init__(self, owner: Owner, sock: Stream | None = None, since: float = 0) -> None:
         self.owner = owner
+        self.since = since
         self.sock = sock
         self.connection: CarryingConnection | None = None
         self.number = -1

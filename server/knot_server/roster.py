@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from knot_ssh.errors import Unavailable
 from knot_ssh.names import Principal, SpaceId
 from knot_ssh.rpc import Peer
-from knot_ssh.wire import Farewell, Nothing, Spread
+from knot_ssh.wire import Farewell, Nothing, Spread, Target
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -43,6 +44,7 @@ class Present:
     peer: Peer
     line: Line
     addresses: list[str] = field(default_factory=list)
+    watches: set[SpaceId] = field(default_factory=set)
 
     async def ask(self, method: str, params: BaseModel, answer: type[Answer]) -> Answer:
         """Call the agent; raises what it raised, or Unavailable when it is gone or silent."""
@@ -60,6 +62,7 @@ class Roster:
     def __init__(self) -> None:
         self._present: dict[SpaceId, Present] = {}
         self._told = SMALL_FLEET
+        self._watchers: defaultdict[SpaceId, set[Present]] = defaultdict(set)
         self._locks: defaultdict[SpaceId, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def get(self, space_id: SpaceId) -> Present | None:
@@ -90,11 +93,27 @@ class Roster:
         """Take an agent out, unless another connection of its space has taken its place."""
         if self._present.get(agent.space_id) is agent:
             del self._present[agent.space_id]
+        for target in agent.watches:
+            self._watchers[target].discard(agent)
+            if not self._watchers[target]:
+                del self._watchers[target]
+        agent.watches.clear()
 
-    async def tell(self, method: str, message: BaseModel, principal: Principal | None = None) -> None:
-        """Notify every agent, or those of one owner and zone. A slow one holds up nobody."""
-        listeners = [agent for agent in self._present.values() if principal in (None, agent.principal)]
-        await asyncio.gather(*(_tell(agent, method, message) for agent in listeners))
+    def watch(self, agent: Present, targets: Iterable[SpaceId]) -> None:
+        """This agent has links to these spaces, and is to hear when one comes or moves."""
+        for target in targets:
+            agent.watches.add(target)
+            self._watchers[target].add(agent)
+
+    async def tell(self, method: str, message: BaseModel) -> None:
+        """Notify every agent. A slow one holds up nobody."""
+        await asyncio.gather(*(_tell(agent, method, message) for agent in list(self._present.values())))
+
+    async def tell_watchers(self, target: Target) -> None:
+        """Notify who has links to this space, if owner and zone are the same."""
+        principal = Principal(target.owner, target.zone)
+        watchers = [agent for agent in self._watchers.get(target.id, ()) if agent.principal == principal]
+        await asyncio.gather(*(_tell(agent, "target.changed", target) for agent in watchers))
 
     async def dismiss(self, agent: Present, reason: str) -> None:
         """Tell an agent that its key is void, and end the conversation."""

@@ -116,8 +116,8 @@ class _Conversation:
             await control.roster.supersede(before)
         log.info("agent arrived", space=space.name, owner=space.owner, zone=space.zone, version=hello.version)
         await control.seen(space)
-        target = await control.forwarding.target(self._actor, agent.space_id)
-        await control.roster.tell("target.changed", target, agent.principal)
+        control.roster.watch(agent, [*hello.targets, *(order.target.id for order in forwards)])
+        await control.roster.tell_watchers(await control.forwarding.target(self._actor, agent.space_id))
         self._welcomed = True
         await control.roster.tell_when_grown()
         return Welcome(
@@ -133,7 +133,9 @@ class _Conversation:
         return certificates
 
     async def locate(self, question: TargetQuestion) -> Target:
-        return await self._control.forwarding.target(self._actor, question.id)
+        target = await self._control.forwarding.target(self._actor, question.id)
+        self._control.roster.watch(self.agent, [question.id])
+        return target
 
     async def forward(self, call: ForwardCall) -> ForwardStatus:
         return await self._control.forwarding.forward(self._actor, call.source, call.forward)

@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 UNAUTHENTICATED_MAX = 1024
 """Connections that have not logged in yet; a fleet that comes back at once is among them."""
+REGISTRATIONS_MAX = 3
+"""Requests to be relayed to that one connection may make; one of them can succeed."""
 CLOSE_SECONDS = 5
 """How long a revoked agent's connection may take to close in order."""
 
@@ -89,6 +91,8 @@ class HubDoorkeeper(Doorkeeper):
         self._login = ""
         self._served = False
         self._visitor: Visitor | None = None
+        self._registrations = 0
+        self._registered = False
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         super().connection_made(conn)
@@ -158,8 +162,11 @@ class HubDoorkeeper(Doorkeeper):
         return lobby.relay.request(self.connection, self._visitor.client, lobby.revocations.current, dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> Any:
-        """A request to be relayed to: an agent may ask for its own name."""
-        return self._register(self._visitor, listen_host, listen_port) if isinstance(self._visitor, Member) else False
+        """A request to be relayed to: an agent may ask for its own name, and a few times for another by mistake."""
+        self._registrations += 1
+        if not isinstance(self._visitor, Member) or self._registrations > REGISTRATIONS_MAX:
+            return False
+        return self._register(self._visitor, listen_host, listen_port)
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         return False
@@ -202,6 +209,9 @@ class HubDoorkeeper(Doorkeeper):
                 "relaying not registered", reason="not its own name", space=membership.space, host=host[:255], port=port
             )
             return None
+        if self._registered:  # asyncssh would forget the one before
+            return None
+        self._registered = True
         return self._lobby.relay.register(endpoint)
 
     def _judged(self, shown: Shown) -> ClientCertificate | None:

@@ -32,6 +32,7 @@ from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.limits import MIB
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.dataplane.windows import Budget
+from knot_ssh.logs import Sparing
 from knot_ssh.names import RELAY_PORT, SUFFIX, Owner, Principal, SpaceId, SpaceName, qualified_name
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class Relay:
         self._by_name: dict[tuple[Owner, str], SpaceId] = {}
         self._accounts: dict[Owner, Account] = {}
         self._accepting = True
+        self._sparing = Sparing()
 
     def register(self, endpoint: Reachable) -> asyncssh.SSHListener:
         """Relay to this endpoint until the listener is closed. Of several connections of one space the last one serves."""
@@ -88,7 +90,9 @@ class Relay:
         registered.remove(endpoint)
         if not registered:
             del self._by_id[endpoint.space_id]
-            self._by_name.pop((endpoint.principal.owner, str(endpoint.space)), None)
+            name = (endpoint.principal.owner, str(endpoint.space))
+            if self._by_name.get(name) == endpoint.space_id:  # not of a new space that has taken the name over
+                del self._by_name[name]
 
     def request(
         self, caller: ServerConnection, client: ClientCertificate, revoked: RevocationList, host: str, port: int
@@ -100,7 +104,8 @@ class Relay:
         endpoint = self._find(client.identity.owner, host) if port == RELAY_PORT else None
         refusal = "not reachable" if endpoint is None else refuse_client(client, endpoint.principal, revoked, time.time())
         if endpoint is None or refusal:
-            log.warning("relay refused", reason=refusal, host=host[:255], port=port, key_id=client.identity.encode()[1])
+            key_id = client.identity.encode()[1]
+            self._sparing.warning(log, "relay refused", reason=refusal, host=host[:255], port=port, key_id=key_id)
             self.tally.refuse(str(refusal))
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_CONNECT_FAILED, f"no space of yours that can be reached is called {host[:255]!r}"
