@@ -96,7 +96,7 @@ class Agent:
         self._settings = settings
         self._sock = sock
         self._credentials = Credentials(membership, home.identity(), home.host())
-        self._memory = Memory(home.folder)
+        self._memory = Memory(home.folder, membership.space_id)
         self._told: list[StoppedForward] = []
         self._settled = asyncio.Event()
         self._links = Links(plane, self._credentials, self._locate, Relay(plane, hub, self._credentials))

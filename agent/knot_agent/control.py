@@ -35,8 +35,10 @@ RENEW_RETRY = 10.0
 
 LONGEST_WAIT = 1.0
 """Seconds between attempts to reach the hub at most; a hub with a large fleet tells for how long to spread them."""
-STEADY = 30.0
+STEADY = 5.0
 """Seconds a connection must have lived for the next one to be made without much waiting."""
+SHORT_LIVES_WAIT = 3.0
+"""Seconds between connections at most that do not last."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Introduce = Callable[[str], Hello]
@@ -105,7 +107,9 @@ class ControlLink:
             if self._farewell:
                 raise KeyRefused(f"the hub has cut this agent off: {self._farewell}")
             short_lives = 0 if loop.time() - connected_at > STEADY else short_lives + 1
-            await asyncio.sleep(max(random.uniform(0, self.spread), backoff(max(1, short_lives), random.random())))
+            await asyncio.sleep(
+                max(random.uniform(0, self.spread), backoff(max(1, short_lives), random.random(), SHORT_LIVES_WAIT))
+            )
 
     async def _connect(self) -> ClientConnection:
         host_ca = self._credentials.host_ca

@@ -13,6 +13,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from knot_ssh.files import replace_file
+from knot_ssh.names import SpaceId
 from knot_ssh.wire import ForwardOrder, Revoked, StoppedForward, Target
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,7 @@ MEMORY_FILE = "memory.json"
 class _Content(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
+    space_id: SpaceId
     forwards: list[ForwardOrder] = []
     stopped: list[StoppedForward] = []
     revoked: Revoked = Revoked(serials=[], keys=[])
@@ -31,8 +33,10 @@ class _Content(BaseModel):
 class Memory:
     """The content of the file; every change is on disk when it returns, or in the log when that failed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, space_id: SpaceId) -> None:
+        """What is remembered of this space; a folder that was another's before remembers nothing."""
         self._path = folder / MEMORY_FILE
+        self._space_id = space_id
         self._content = self._read()
         self._kept = True
 
@@ -103,11 +107,13 @@ class Memory:
             log.error("memory not kept", file=str(self._path), reason=error.strerror)
 
     def _read(self) -> _Content:
+        nothing = _Content(space_id=self._space_id)
         try:
-            return _Content.model_validate_json(self._path.read_bytes())
+            content = _Content.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
-            return _Content()
+            return nothing
         except (OSError, ValidationError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is damaged"
             log.warning("memory not read", file=str(self._path), reason=reason)
-            return _Content()
+            return nothing
+        return content if content.space_id == self._space_id else nothing
