@@ -23,7 +23,6 @@ from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.dialling import Dial
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.plane import Closeable, DataPlane
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.logs import Sparing
@@ -57,7 +56,7 @@ class Rules:
     def channel_refused(self, channel: Channel, reason: str) -> None:
         self.tally.refuse(reason)
 
-    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         """We ask nobody for channels."""
 
     def channel_gone(self, channel: Channel) -> None:
@@ -113,7 +112,7 @@ class Endpoint:
     def _connection(self) -> ServerConnection:
         return ServerConnection(self._rules.plane, self._options)
 
-    def _accept(self, sock: Stream) -> None:
+    def _accept(self, sock: socket.socket) -> None:
         self._rules.plane.accept(sock, self._connection())
 
     def _show_new_certificate(self) -> None:

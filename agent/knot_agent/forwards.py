@@ -22,7 +22,6 @@ from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.listening import Listener, born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.dataplane.windows import Budget
@@ -157,7 +156,7 @@ class Forward:
         order = self.order
         self._sparing.warning(log, "connection refused", port=order.local_port, target=order.target.name, reason=reason)
 
-    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         """Nothing has been said on it: have the next connection to the target carry it."""
         self._channels.remove(channel)
         if self._life.phase is State.STOPPED:
@@ -168,10 +167,10 @@ class Forward:
     def channel_gone(self, channel: Channel) -> None:
         self._channels.remove(channel)
 
-    def _accepted(self, sock: Stream) -> None:
+    def _accepted(self, sock: socket.socket) -> None:
         self._carry(sock, self.plane.reactor.now)
 
-    def _carry(self, sock: Stream, since: float) -> None:
+    def _carry(self, sock: socket.socket, since: float) -> None:
         """Carry a connection, which is there since then, at once, or have it wait for the link."""
         channel = Channel(self, sock, since)
         self._channels.add(channel)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 from collections.abc import Callable
 
 import asyncssh
@@ -20,8 +21,8 @@ from knot_keys.connections import ClientConnection, HostRefused, close, connect
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.counters import Tally
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.dataplane.transport import joined_pair
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.errors import Unavailable
 from knot_ssh.names import RELAY_PORT
@@ -37,7 +38,7 @@ IDLE_SECONDS = 5
 class _Owner:
     """Owns one channel whose other side is one of two joined sockets."""
 
-    def __init__(self, plane: DataPlane, sock: Stream | None) -> None:
+    def __init__(self, plane: DataPlane, sock: socket.socket | None) -> None:
         self.plane = plane
         self.tally = Tally()
         self.channel = Channel(self, sock)
@@ -52,7 +53,7 @@ class _Owner:
     def channel_refused(self, channel: Channel, reason: str) -> None:
         """The hub would not."""
 
-    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         sock.close()
 
     def channel_gone(self, channel: Channel) -> None:
@@ -62,7 +63,7 @@ class _Owner:
 class Inlet(_Owner):
     """One channel that the hub opens to us, for the endpoint."""
 
-    def __init__(self, plane: DataPlane, hub: ClientConnection, accept: Callable[[Stream], None]) -> None:
+    def __init__(self, plane: DataPlane, hub: ClientConnection, accept: Callable[[socket.socket], None]) -> None:
         super().__init__(plane, None)
         self.connection = hub
         self._accept = accept
@@ -70,7 +71,7 @@ class Inlet(_Owner):
     def begin(self, channel: Channel) -> None:
         """Join it to a socket that the endpoint serves like any other."""
         try:
-            ours, theirs = self.plane.joined_pair()
+            ours, theirs = joined_pair()
         except OSError as error:
             channel.refuse(asyncssh.OPEN_RESOURCE_SHORTAGE, os.strerror(error.errno or errno.EIO).lower())
             return
@@ -84,7 +85,7 @@ class Inlet(_Owner):
 class _Outlet(_Owner):
     """One channel that we ask the hub for."""
 
-    def __init__(self, plane: DataPlane, sock: Stream) -> None:
+    def __init__(self, plane: DataPlane, sock: socket.socket) -> None:
         super().__init__(plane, sock)
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -96,7 +97,7 @@ class _Outlet(_Owner):
         if not self.answer.done():
             self.answer.set_exception(Unavailable(f"relay: {reason}"))
 
-    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         super().channel_unanswered(channel, sock)
         self.channel_refused(channel, "the hub was lost")
 
@@ -113,12 +114,12 @@ class Relay:
         self._tasks = Tasks()
         credentials.on_certificates.append(self._start_afresh)
 
-    async def open(self, name: str) -> Stream:
+    async def open(self, name: str) -> socket.socket:
         """A socket that leads to the endpoint of this fully qualified name; raises Unavailable."""
         async with self._connecting:
             connection = await self._connected()
         try:
-            ours, theirs = self._plane.joined_pair()
+            ours, theirs = joined_pair()
         except OSError as error:
             raise Unavailable(f"relay: {os.strerror(error.errno or errno.EIO).lower()}") from None
         outlet = _Outlet(self._plane, theirs)

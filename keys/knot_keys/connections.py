@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,6 @@ from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.connection import CarryingConnection
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.plane import DataPlane, dial
 from knot_ssh.errors import KnotError, Unavailable
 from knot_ssh.words import printable
@@ -236,7 +236,7 @@ async def connect(
 
 async def log_in(
     plane: DataPlane,
-    sock: Stream,
+    sock: socket.socket,
     where: str,
     login: str,
     check: HostCheck,

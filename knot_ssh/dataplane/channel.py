@@ -49,7 +49,6 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import SSHPacket, String, UInt32
 
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.limits import PACKET, PACKET_MIN, PACKETS_A_CHUNK, SEND_WINDOW_MAX, SMALL, TINY
 from knot_ssh.dataplane.reactor import ERROR, HANGUP, PEER_ENDED, WRITE
 from knot_ssh.dataplane.windows import ReceiveWindow
@@ -66,7 +65,6 @@ LINGER_RESET = struct.pack("ii", 1, 0)
 LINGER_OFF = struct.pack("ii", 0, 0)
 DIRECT_TCPIP = String("direct-tcpip")
 FORWARDED_TCPIP = String("forwarded-tcpip")
-NO_DESCRIPTOR = -1
 NOWHERE = ("127.0.0.1", 0)
 """Who is at the other end of a socket that has no address."""
 
@@ -89,7 +87,7 @@ class Owner(Protocol):
     def channel_refused(self, channel: Channel, reason: str) -> None:
         """The far side would not open it. `channel_gone` follows."""
 
-    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         """The connection was lost before the far side had said anything, and `channel_gone` came.
 
         Nothing was read from the socket: it is the owner's, who may try again.
@@ -139,14 +137,14 @@ class Channel:
         "sock",
     )
 
-    def __init__(self, owner: Owner, sock: Stream | None = None, since: float = 0) -> None:
+    def __init__(self, owner: Owner, sock: socket.socket | None = None, since: float = 0) -> None:
         self.owner = owner
         self.since = since
         self.sock = sock
         self.connection: CarryingConnection | None = None
         self.number = -1
         self._state = NEW
-        self._fd = NO_DESCRIPTOR
+        self._fd = -1
         self._outbox: Outbox | None = None
         self._opening: Opening | None = None
         self._window: ReceiveWindow | None = None
@@ -197,7 +195,7 @@ class Channel:
             self._reset_socket()
             self.owner.channel_refused(self, "no answer")
 
-    def withdraw(self) -> Stream | None:
+    def withdraw(self) -> socket.socket | None:
         """Ask no more: gives the socket, as it was, if the peer has not answered yet. Its number stays taken until it does."""
         sock = self.sock
         if self._state != OPENING or self._peer_packet or sock is None:
@@ -244,7 +242,7 @@ class Channel:
     def set_inbound_peer_names(self, *_names: Any) -> None:
         """asyncssh: who is at the ends; nobody asks."""
 
-    def confirm(self, sock: Stream) -> None:
+    def confirm(self, sock: socket.socket) -> None:
         """Say yes: here is the socket."""
         assert self.connection
         assert self._window
@@ -557,7 +555,7 @@ class Channel:
     def _detach(self) -> None:
         """The channel is over. The socket may still have something to take."""
         if self.connection:
-            if self._state == OPEN and self._fd != NO_DESCRIPTOR:
+            if self._state == OPEN and self._fd >= 0:
                 self.connection.tally.closed += 1
                 self.owner.tally.closed += 1
             self.connection.detach(self)
@@ -587,7 +585,7 @@ class Channel:
     def _close_socket(self) -> None:
         if self.sock is None:
             return
-        if self._fd != NO_DESCRIPTOR:
+        if self._fd >= 0:
             self.owner.plane.reactor.forget(self._fd, self)
         elif self._opening:
             self._opening.give_up()

@@ -47,9 +47,8 @@ class Dial:
 
     def on_event(self, events: int) -> None:
         """The connection stands, or was refused; or neither yet."""
-        sock = self._channel.sock
-        assert isinstance(sock, socket.socket)
-        self._end_with(sock.connect_ex((self._address, self._port)))
+        assert self._channel.sock
+        self._end_with(self._channel.sock.connect_ex((self._address, self._port)))
 
     def on_turn(self) -> None:
         pass

@@ -13,6 +13,7 @@ every packet to asyncssh and asyncio.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -21,7 +22,6 @@ from asyncssh.constants import MSG_CHANNEL_DATA
 
 from knot_ssh.dataplane.buffers import Pool
 from knot_ssh.dataplane.framing import DATA, OVERHEAD, Sealer
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.limits import BACKLOG, BACKLOG_ALL, KIB, PLAIN_PACKET, POLITE_CHUNK, POLITE_SECONDS, POLITE_TURN, SMALL
 from knot_ssh.dataplane.reactor import Handler, Reactor, crashed
 
@@ -54,7 +54,7 @@ class Outbox:
         self.limit = 0
         """What the last `send_from` would have read at most."""
 
-    def send_from(self, sock: Stream, channel: int, most: int, small: bool) -> int | None:
+    def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
         """Read once from a socket, and send what came as data of this channel (the peer's number), at most so much.
 
         Gives how much it was, 0 at the end of the stream, and None when the source has to wait for its turn. Raises
@@ -120,7 +120,7 @@ class SealingOutbox(Outbox):
         self,
         reactor: Reactor,
         pool: Pool,
-        sock: Stream,
+        sock: socket.socket,
         send_packet: SendPacket,
         on_sealed: Callable[[int], None],
         on_lost: Callable[[OSError], None],
@@ -160,7 +160,7 @@ class SealingOutbox(Outbox):
             most = POLITE_TURN
         return most - self._end
 
-    def send_from(self, sock: Stream, channel: int, most: int, small: bool) -> int | None:
+    def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
         if self._held or self._overflow:
             return None
         buffer = self._buffer or self._take_buffer()
@@ -306,7 +306,7 @@ class AsyncsshOutbox(Outbox):
     def has_room(self) -> bool:
         return not (self._held or self._paused)
 
-    def send_from(self, sock: Stream, channel: int, most: int, small: bool) -> int | None:
+    def send_from(self, sock: socket.socket, channel: int, most: int, small: bool) -> int | None:
         if not self.has_room:
             return None
         self.limit = min(most, PLAIN_PACKET)

@@ -17,7 +17,6 @@ import structlog
 
 from knot_ssh.dataplane.buffers import Pool
 from knot_ssh.dataplane.framing import can_work_in_place
-from knot_ssh.dataplane.joint import Stream, joined
 from knot_ssh.dataplane.limits import Limits
 from knot_ssh.dataplane.listening import Listener
 from knot_ssh.dataplane.reactor import POLLING, AsyncioReactor, EpollReactor, Reactor, ReactorLoop
@@ -74,36 +73,26 @@ class DataPlane:
         """Dial, and give the socket to this connection. Raises OSError."""
         await self.carry(await dial(host, port), connection)
 
-    def joined_pair(self) -> tuple[Stream, Stream]:
-        """Two ends of which each reads what the other is given: an SSH connection inside a channel of another."""
-        if isinstance(self.reactor, EpollReactor):
-            return joined(self.reactor, self._pool)
-        pair = socket.socketpair()
-        for sock in pair:
-            sock.setblocking(False)
-        return pair
-
     def serve(self, sock: socket.socket, connection: Callable[[], SSHProtocol]) -> Closeable:
         """Accept on a bound socket until closed, and give each socket to a new connection."""
         return self.listen(sock, lambda accepted: self.accept(accepted, connection()))
 
-    def accept(self, sock: Stream, connection: SSHProtocol) -> None:
+    def accept(self, sock: socket.socket, connection: SSHProtocol) -> None:
         """Give a connected socket to this connection, which hears of it soon."""
         if self.fast:
             self._carry(sock, connection)
         else:
             self._tasks.start(self.carry(sock, connection))
 
-    async def carry(self, sock: Stream, connection: SSHProtocol) -> None:
+    async def carry(self, sock: socket.socket, connection: SSHProtocol) -> None:
         """Give a connected socket to this connection, which has heard of it when this returns."""
         if self.fast:
             self._carry(sock, connection)
         else:
-            assert isinstance(sock, socket.socket)
             tune(sock)
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)  # type: ignore[type-var]
 
-    def _carry(self, sock: Stream, connection: SSHProtocol) -> None:
+    def _carry(self, sock: socket.socket, connection: SSHProtocol) -> None:
         Transport(self.reactor, self._pool, sock, connection).start()
 
 

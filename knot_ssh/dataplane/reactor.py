@@ -38,8 +38,6 @@ log = structlog.get_logger(__name__)
 
 Arguments = TypeVarTuple("Arguments")
 
-ROUNDS = 4
-"""Times that what happens within the process is followed before sockets are looked at again."""
 EVENTS_A_TURN = 256
 """Descriptors that are served before the rest of the loop gets its turn."""
 POLLING = 100e-6
@@ -135,7 +133,6 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         self._polling = polling
         self._handlers: dict[int, Handler] = {}
         self._writers: set[int] = set()
-        self._signals: dict[int, int] = {}
         self._others = selectors.EpollSelector()
         self._epoll = select.epoll()
         self._poll = self._epoll.poll
@@ -146,9 +143,6 @@ class EpollReactor(_Turns, selectors.BaseSelector):
 
     def watch(self, fd: int, handler: Handler) -> None:
         self._handlers[fd] = handler
-        if fd < 0:
-            self.signal(fd, READ)
-            return
         self._writers.discard(fd)
         try:
             self._epoll.register(fd, READING)
@@ -166,13 +160,9 @@ class EpollReactor(_Turns, selectors.BaseSelector):
 
     def want_write(self, fd: int) -> None:
         """Edge-triggered too, once the kernel knows that we care; most sockets never get full."""
-        if fd not in self._writers and fd >= 0:
+        if fd not in self._writers:
             self._writers.add(fd)
             self._epoll.modify(fd, READING | select.EPOLLOUT)
-
-    def signal(self, fd: int, events: int) -> None:
-        """Tell the handler of a descriptor below zero, which no kernel knows, in this turn."""
-        self._signals[fd] = self._signals.get(fd, 0) | events
 
     # What asyncio asks of its selector
 
@@ -182,19 +172,14 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         until = None if timeout is None else time.monotonic() + timeout
         self.end_turn()
         while True:
-            events = self._poll(0, EVENTS_A_TURN) or self._wait(0 if self._next or self._signals else timeout)
+            events = self._poll(0, EVENTS_A_TURN) or self._wait(0 if self._next else timeout)
             self.now = now = time.monotonic()
             others = self._serve(events)
-            for _ in range(ROUNDS):
-                if self._signals:
-                    self._take_signals()
-                if self._next:
-                    self._busy = True
-                    self.take_turn()
-                if self._ending:
-                    self.end_turn()
-                if not self._signals:
-                    break
+            if self._next:
+                self._busy = True
+                self.take_turn()
+            if self._ending:
+                self.end_turn()
             if others is not None or self.leave:
                 return others or []
             if until is not None:
@@ -218,18 +203,6 @@ class EpollReactor(_Turns, selectors.BaseSelector):
             elif fd == self._others_fd:
                 others = self._others.select(0)
         return others
-
-    def _take_signals(self) -> None:
-        """Tell those who are joined to others in this process."""
-        self._busy = True
-        signals, self._signals = self._signals, {}
-        for fd, events in signals.items():
-            handler = self._handlers.get(fd)
-            if handler is not None:
-                try:
-                    handler.on_event(events)
-                except Exception:
-                    crashed(handler)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         return self._others.register(fileobj, events, data)

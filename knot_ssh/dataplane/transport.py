@@ -12,7 +12,6 @@ import socket
 from typing import Any, Protocol
 
 from knot_ssh.dataplane.buffers import Pool
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.limits import FRAGMENT, KIB
 from knot_ssh.dataplane.outbox import SealingOutbox
 from knot_ssh.dataplane.reactor import ERROR, HANGUP, PEER_ENDED, READ, WRITE, Reactor
@@ -25,15 +24,26 @@ UNSENT = 128 * KIB
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 UNACKNOWLEDGED = 16_000
 """Milliseconds that the peer's kernel may leave what we sent unacknowledged; as long as its SSH side may be silent."""
+PAIR_BUFFER = 1024 * KIB
+"""Bytes that one of two joined sockets may hold for the other."""
 
 
-def tune(sock: Stream) -> None:
+def tune(sock: socket.socket) -> None:
     """Set what a socket below an SSH connection needs; what the system does not have is left out."""
     if sock.family == socket.AF_UNIX:
         return
     for option, value in ((TCP_NOTSENT_LOWAT, UNSENT), (TCP_USER_TIMEOUT, UNACKNOWLEDGED), (socket.TCP_NODELAY, 1)):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def joined_pair() -> tuple[socket.socket, socket.socket]:
+    """Two sockets of which each reads what the other is given: an SSH connection inside a channel of another."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for sock in pair:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAIR_BUFFER)
+    return pair
 
 
 class Receiver(Protocol):
@@ -60,7 +70,7 @@ class Receiver(Protocol):
 class Transport(asyncio.Transport):
     """One socket and the connection above it."""
 
-    def __init__(self, reactor: Reactor, pool: Pool, sock: Stream, connection: Receiver) -> None:
+    def __init__(self, reactor: Reactor, pool: Pool, sock: socket.socket, connection: Receiver) -> None:
         super().__init__()
         self._reactor = reactor
         self._pool = pool

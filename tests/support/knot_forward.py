@@ -24,7 +24,6 @@ from knot_ssh.dataplane import plane as dataplane
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.listening import born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.dataplane.windows import Budget
@@ -55,7 +54,7 @@ class Forward:
     def budget(self) -> Budget:
         return self.plane.budget
 
-    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         sock.close()
 
     def channel_opened(self, channel: Channel) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from dataclasses import dataclass, field
 
@@ -28,9 +29,9 @@ from knot_keys.revocation import RevocationList
 from knot_ssh.dataplane.channel import FORWARDED_TCPIP, Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.limits import MIB
 from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.dataplane.transport import joined_pair
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.logs import Sparing
 from knot_ssh.names import RELAY_PORT, SUFFIX, Owner, Principal, SpaceId, SpaceName, qualified_name
@@ -155,7 +156,7 @@ class Passage:
         self._relay = relay
         self._account = account
         self._endpoint = endpoint
-        self._ours: Stream | None = None
+        self._ours: socket.socket | None = None
         self._far: Channel | None = None
         self._open: set[Channel] = set()
         self.near = self._made(None)
@@ -168,7 +169,7 @@ class Passage:
     def begin(self, channel: Channel) -> None:
         """The caller's channel is to be opened: ask the agent."""
         try:
-            self._ours, theirs = self.plane.joined_pair()
+            self._ours, theirs = joined_pair()
         except OSError as error:
             self.near.refuse(asyncssh.OPEN_RESOURCE_SHORTAGE, os.strerror(error.errno or errno.EIO).lower())
             return
@@ -188,7 +189,7 @@ class Passage:
             self.tally.refuse(reason)
             self.near.refuse(asyncssh.OPEN_CONNECT_FAILED, f"{self._endpoint.space}: {reason}")
 
-    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         """The agent's connection was lost; the caller may come again."""
         sock.close()
         self.near.refuse(asyncssh.OPEN_CONNECT_FAILED, f"{self._endpoint.space}: its connection was lost")
@@ -206,7 +207,7 @@ class Passage:
             self._account.passages.discard(self)
             self._relay.left(self._endpoint.principal.owner)
 
-    def _made(self, sock: Stream | None) -> Channel:
+    def _made(self, sock: socket.socket | None) -> Channel:
         channel = Channel(self, sock)
         self._open.add(channel)
         self._relay.channels.add(channel)

@@ -26,7 +26,6 @@ from knot_ssh.dataplane.buffers import Pool
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.connection import CarryingConnection
 from knot_ssh.dataplane.counters import Tally
-from knot_ssh.dataplane.joint import Stream
 from knot_ssh.dataplane.limits import PACKET, WINDOW_MAX
 from knot_ssh.dataplane.listening import born_to_reset
 from knot_ssh.dataplane.outbox import AsyncsshOutbox, Outbox, SealingOutbox
@@ -149,7 +148,7 @@ class FakeOwner:
     def budget(self) -> Budget:
         return self.plane.budget
 
-    def channel_unanswered(self, channel: Channel, sock: Stream) -> None:
+    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         self.heard.append("unanswered")
         sock.close()
 
