@@ -52,4 +52,5 @@ def run(
 
     configure_logs()
     settings = RunSettings(data, http, ssh, url, str(ssh_address) if ssh_address else None, certificate_lifetime)
-    plane.run(lambda plane: run_server(plane, settings), limits=Limits(in_flight=HELD_MAX))
+    # without polling: thousands of agents' signs of life would keep a processor busy
+    plane.run(lambda plane: run_server(plane, settings), limits=Limits(in_flight=HELD_MAX), polling=0)
