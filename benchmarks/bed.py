@@ -31,6 +31,8 @@ class Setup:
     """Idle connections through the forward."""
     delay: float = 0
     """Milliseconds each way between the peer's two ends."""
+    relayed: bool = False
+    """Whether the peer's two ends talk through its relay."""
 
 
 class Bed:
@@ -42,7 +44,7 @@ class Bed:
         self.port = 0
         self.memory: dict[int, dict[str, int]] = {}
         """Bytes by end, without connections and with those of the setup."""
-        self.peer = kind(folder, self._route)
+        self.peer = kind(folder, self._route, relayed=setup.relayed)
         self._processes: list[Process] = []
 
     def start(self) -> None:
@@ -74,9 +76,9 @@ class Bed:
     def _route(self, port: int) -> int:
         if not self.setup.delay:
             return port
-        relay, relay_port = tools.delay(port, self.setup.delay, self.folder / "delay.log")
-        self._processes.append(relay)
-        return relay_port
+        line, line_port = tools.delay(port, self.setup.delay, self.folder / "delay.log")
+        self._processes.append(line)
+        return line_port
 
     def _answers(self) -> bool:
         self.peer.require()

@@ -74,7 +74,10 @@ class Stage:
     def _start(self) -> None:
         for setup in dict.fromkeys(row.setup for row in self._rows):
             for peer in self._peers:
-                self._start_bed(peer, setup)
+                if setup.relayed and not peer.can_relay:
+                    self._results.inapplicable |= {(row.name, peer.name) for row in self._rows if row.setup == setup}
+                else:
+                    self._start_bed(peer, setup)
 
     def _start_bed(self, peer: type[Peer], setup: Setup) -> None:
         """Start one; when it cannot be, all its rows have failed."""
@@ -82,7 +85,7 @@ class Stage:
         folder = self._folder / f"{peer.name}-{self._made}"
         folder.mkdir()
         bed = Bed(peer, setup, folder)
-        self._say(f"starting {peer.name}" + (f" with {setup.open:,} idle connections" if setup.open else ""))
+        self._say(f"starting {peer.name}{_with(setup)}")
         begun = time.monotonic()
         try:
             bed.start()
@@ -144,6 +147,13 @@ class Stage:
     def _public(self, reason: str) -> str:
         """Without the name of a folder that will be gone."""
         return reason.replace(f"{self._folder}/", "")
+
+
+def _with(setup: Setup) -> str:
+    """What makes a start take long, in words."""
+    if setup.open:
+        return f" with {setup.open:,} idle connections"
+    return " with a relay" if setup.relayed else ""
 
 
 def measure(peers: list[type[Peer]], rows: list[Row], sizes: Sizes, folder: Path, say: Say) -> Results:

@@ -15,7 +15,7 @@ Probe = Callable[[Bed, Sizes], float]
 
 STREAMS = 8
 LEAD = 0.3
-"""Seconds that bulk streams run before something is measured beside them."""
+"""Seconds that bulk streams run before they, or something beside them, are measured."""
 KB = 1000
 
 
@@ -32,6 +32,11 @@ def upload(bed: Bed, sizes: Sizes) -> float:
 def streams(bed: Bed, sizes: Sizes) -> float:
     """Eight streams to the client at once: what arrives in some seconds, all together."""
     return tools.call("streams", bed.port, count=STREAMS, seconds=sizes.bulk_seconds)["mb_s"]
+
+
+def stream(bed: Bed, sizes: Sizes) -> float:
+    """One stream to the client: what arrives in some seconds, once it is under way."""
+    return tools.call("stream", bed.port, seconds=sizes.bulk_seconds, warm=LEAD)["mb_s"]
 
 
 def cpu_download(bed: Bed, sizes: Sizes) -> float:
@@ -83,7 +88,7 @@ def connections_at_once(bed: Bed, sizes: Sizes) -> float:
 
 
 def stream_far(bed: Bed, sizes: Sizes) -> float:
-    """One stream to the client while a relay between the ends holds all bytes for 25 ms each way, once it is under way."""
+    """One stream to the client while a long line between the ends holds all bytes for 25 ms each way, once it is under way."""
     return tools.call("stream", bed.port, seconds=sizes.far_seconds, warm=sizes.far_warm)["mb_s"]
 
 

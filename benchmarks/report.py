@@ -15,10 +15,9 @@ from benchmarks.comparing import Spread
 from benchmarks.measuring import Results
 from benchmarks.peers import PEERS
 from benchmarks.processes import ROOT
-from benchmarks.rows import LEVELS, NOT_BUILT, PRODUCT, ROWS, Row, curve
+from benchmarks.rows import LEVELS, PRODUCT, ROWS, Row, curve
 
 NONE = "-"
-NOT_BUILT_YET = "not built yet"
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,6 @@ class Report:
         peers = list(self.versions)
         head = ["", "unit", *peers, f"{PRODUCT} / OpenSSH", "goal", "reached", "met"]
         lines = [self._line(row, peers) for row in self.rows if row.shown]
-        if len(self.rows) == len(ROWS):
-            lines += [[title, "", *_at(PRODUCT, peers, NOT_BUILT_YET), "", goal, "", ""] for title, goal in NOT_BUILT]
         return _markdown_table(head, lines)
 
     def _line(self, row: Row, peers: list[str]) -> list[str]:
@@ -132,10 +129,6 @@ class Report:
 
     def _point(self, name: str, count: int, peer: str) -> str:
         return self._cell(ROWS[curve(name, count)], peer)
-
-
-def _at(peer: str, peers: list[str], text: str) -> list[str]:
-    return [text if each == peer else "" for each in peers]
 
 
 def _number(value: float) -> str:

@@ -40,7 +40,7 @@ def service(log: Path) -> tuple[Process, int]:
 
 
 def delay(port: int, milliseconds: float, log: Path) -> tuple[Process, int]:
-    """Start a delay relay to a port; gives it and its own port."""
+    """Start a long line to a port; gives it and its own port."""
     return _listening(Process(python("benchmarks.load.delay", str(port), str(milliseconds)), log))
 
 

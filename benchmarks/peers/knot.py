@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,24 +14,34 @@ import yaml
 from benchmarks.errors import Failed
 from benchmarks.peers.peer import Login, Peer, Route
 from benchmarks.ports import free_port
-from benchmarks.processes import Process, python
+from benchmarks.processes import Process, python, until
 
 COMMAND_SECONDS = 60
+LINK_SECONDS = 30
 SOURCE, TARGET = "frontend", "backend-api"
 LOGIN = "knot"
 """Login name at endpoints, which they ignore."""
+NOWHERE = "127.0.0.1:1"
+"""An address that refuses at once."""
 
 
 class Knot(Peer):
-    """The source's agent is the client end, the target's the server end. The server itself carries no bytes."""
+    """The source's agent is the client end, the target's the server end.
+
+    No byte passes the server, unless the target says that it is to be found where nobody is: then the server relays all.
+    """
 
     name = "knot"
-    about = "a server, two agents and `knot port forward`; agents alone are counted, since no byte passes the server"
+    about = (
+        "a server, two agents and `knot port forward`; agents alone are counted, since no byte passes the server; "
+        "through the relay: the target gives an address where nobody is"
+    )
+    can_relay = True
     settings: ClassVar[dict[str, Any]] = {}
     """Goes into the YAML file of both agents."""
 
-    def __init__(self, folder: Path, route: Route = int) -> None:
-        super().__init__(folder, route)
+    def __init__(self, folder: Path, route: Route = int, *, relayed: bool = False) -> None:
+        super().__init__(folder, route, relayed=relayed)
         self._server: Process | None = None
         self._hub = ""
         self._admin: dict[str, str] = {}
@@ -55,8 +66,9 @@ class Knot(Peer):
 
     def forward(self, service_port: int) -> int:
         local = free_port()
-        inside = {"KNOT_AGENT_SOCKET": str(self.folder / SOURCE / "agent.sock")}
-        self._knot("port", "forward", str(local), TARGET, str(service_port), env=inside)
+        self._knot("port", "forward", str(local), TARGET, str(service_port), env=self._inside)
+        mode = "relay" if self.relayed else "direct"
+        until(lambda: self._mode() == mode, LINK_SECONDS, f"the forward has no link of mode {mode!r}")
         return local
 
     def login(self) -> Login:
@@ -70,14 +82,24 @@ class Knot(Peer):
             self._server.stop()
 
     def _agent(self, end: str, space: str, port: int) -> None:
-        """Make a space, and start its agent; it says that it can be reached by way of the route."""
+        """Make a space, and start its agent; it says that it can be reached by way of the route, or where nobody is."""
         token = self._knot("space", "create", space, "--zone", "bench", env=self._admin)
-        advertise = [f"127.0.0.1:{self.route(port)}"] if end == "server" else [f"127.0.0.1:{port}"]
+        address = f"127.0.0.1:{self.route(port) if end == 'server' else port}"
         config = self.folder / f"{space}.yaml"
-        config.write_text(yaml.safe_dump({"advertise": advertise, **self.settings}))
+        config.write_text(yaml.safe_dump({"advertise": [NOWHERE if self.relayed else address], **self.settings}))
         words = ["--data", str(self.folder / space), "--server", self._hub, "--listen", f"127.0.0.1:{port}"]
         command = _command("agent", "run", *words, "--config", str(config))
         self.run(end, command, env=self._environment({"KNOT_JOIN_TOKEN": token})).wait_for("certified")
+
+    @property
+    def _inside(self) -> dict[str, str]:
+        """What tells a command that it runs in the source space."""
+        return {"KNOT_AGENT_SOCKET": str(self.folder / SOURCE / "agent.sock")}
+
+    def _mode(self) -> str | None:
+        """How the one forward reaches its target now; None while it does not."""
+        found: str | None = json.loads(self._knot("port", "list", "--json", env=self._inside))["forwards"][0]["mode"]
+        return found
 
     def _knot(self, *words: str, env: dict[str, str] | None = None) -> str:
         """Run a command; gives what it prints on stdout."""

@@ -15,7 +15,7 @@ PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 SERVER = """\
 ListenAddress 127.0.0.1:{port}
-HostKey {folder}/host
+HostKey {folder}/{name}
 AuthorizedKeysFile {folder}/client.pub
 PidFile none
 StrictModes no
@@ -29,12 +29,38 @@ MaxSessions 1000
 Ciphers {cipher}
 """
 
+CLIENT = """\
+Host *
+HostName 127.0.0.1
+User {user}
+IdentityFile {folder}/client
+IdentitiesOnly yes
+IdentityAgent none
+UserKnownHostsFile {folder}/known_hosts
+GlobalKnownHostsFile none
+StrictHostKeyChecking yes
+BatchMode yes
+ExitOnForwardFailure yes
+LogLevel ERROR
+Ciphers {cipher}
+"""
+
+HOST = """
+Host {name}
+HostKeyAlias {name}
+Port {port}
+"""
+"""One server in the client's file, which the second `ssh`, the one that `-J` starts, is given too."""
+
+TARGET, JUMP = "target", "jump"
+
 
 class OpenSSH(Peer):
-    """`ssh -N -L` to a private `sshd`."""
+    """`ssh -N -L` to a private `sshd`, through another one with `-J` where it is relayed."""
 
     name = "openssh"
-    about = f"`sshd` and `ssh -N -L`, {CIPHER}, else as installed"
+    about = f"`sshd` and `ssh -N -L`, {CIPHER}, else as installed; through the relay: `-J` and another `sshd`"
+    can_relay = True
 
     @classmethod
     def version(cls) -> str:
@@ -44,32 +70,32 @@ class OpenSSH(Peer):
     def start(self) -> None:
         if os.geteuid() == 0:
             PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
-        self._port = free_port()
-        make_key(self.folder / "host")
         make_key(self.folder / "client")
-        host_key = (self.folder / "host.pub").read_text()
-        (self.folder / "known_hosts").write_text(f"bench {host_key}")
-        config = self.folder / "sshd_config"
-        config.write_text(SERVER.format(port=self._port, folder=self.folder, cipher=CIPHER))
-        self.run("server", [program("sshd"), "-D", "-e", "-f", str(config)]).wait_for("Server listening")
+        self._config = CLIENT.format(user=getpass.getuser(), folder=self.folder, cipher=CIPHER)
+        self._port = self._serve("server", TARGET)
+        if self.relayed:
+            self._serve("relay", JUMP)
 
     def forward(self, service_port: int) -> int:
         local = free_port()
-        settings = {
-            "UserKnownHostsFile": self.folder / "known_hosts",
-            "HostKeyAlias": "bench",
-            "StrictHostKeyChecking": "yes",
-            "IdentitiesOnly": "yes",
-            "IdentityAgent": "none",
-            "BatchMode": "yes",
-            "ExitOnForwardFailure": "yes",
-            "LogLevel": "ERROR",
-        }
-        options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-        command = [program("ssh"), "-F", "none", "-N", "-c", CIPHER, "-i", str(self.folder / "client"), *options]
-        command += ["-p", str(self.route(self._port)), "-L", f"127.0.0.1:{local}:127.0.0.1:{service_port}"]
-        self.run("client", [*command, f"{getpass.getuser()}@127.0.0.1"])
+        config = self.folder / "ssh_config"
+        config.write_text(self._config)
+        jump = ["-J", JUMP] if self.relayed else []
+        command = [program("ssh"), "-F", str(config), "-N", *jump, "-L", f"127.0.0.1:{local}:127.0.0.1:{service_port}"]
+        self.run("client", [*command, TARGET])
         return local
 
     def login(self) -> Login:
         return Login(self._port, getpass.getuser(), self.folder / "client")
+
+    def _serve(self, end: str, name: str) -> int:
+        """Start an `sshd` with a key of its own, and have the client know it; gives its port."""
+        port = free_port()
+        host_key = make_key(self.folder / name).with_suffix(".pub").read_text()
+        with (self.folder / "known_hosts").open("a") as file:
+            file.write(f"{name} {host_key}")
+        config = self.folder / f"{name}.config"
+        config.write_text(SERVER.format(port=port, folder=self.folder, name=name, cipher=CIPHER))
+        self.run(end, [program("sshd"), "-D", "-e", "-f", str(config)]).wait_for("Server listening")
+        self._config += HOST.format(name=name, port=self.route(port))
+        return port

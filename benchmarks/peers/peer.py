@@ -39,11 +39,14 @@ class Peer(abc.ABC):
     """What is run, in one line for the report."""
     tasks_per_connection: ClassVar[int] = 0
     """Processes or threads that each open connection takes, at both ends together."""
+    can_relay: ClassVar[bool] = False
+    """Whether its ends can talk through a third party, encrypted from end to end."""
 
-    def __init__(self, folder: Path, route: Route = int) -> None:
-        """`folder` exists and is its own; `route` lies between client and server end."""
+    def __init__(self, folder: Path, route: Route = int, *, relayed: bool = False) -> None:
+        """`folder` exists and is its own; `route` lies between client and server end, or, where `relayed`, a relay."""
         self.folder = folder
         self.route = route
+        self.relayed = relayed
         self.ends: dict[str, Process] = {}
 
     @classmethod

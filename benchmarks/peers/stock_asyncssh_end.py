@@ -1,7 +1,7 @@
 """The two ends of stock asyncssh, each a process:
 
 python -m benchmarks.peers.stock_asyncssh_end server PORT HOST_KEY AUTHORIZED_KEYS
-python -m benchmarks.peers.stock_asyncssh_end client PORT KEY HOST_PUBLIC_KEY LOCAL_PORT REMOTE_PORT
+python -m benchmarks.peers.stock_asyncssh_end client PORT KEY HOST_PUBLIC_KEY LOCAL_PORT REMOTE_PORT [JUMP_PORT]
 """
 
 from __future__ import annotations
@@ -35,18 +35,23 @@ async def serve(port: str, host_key: str, authorized: str) -> None:
     await _ready()
 
 
-async def connect(port: str, key: str, host_key: str, local_port: str, remote_port: str) -> None:
-    """The client end."""
-    connection = await asyncssh.connect(
-        "127.0.0.1",
-        int(port),
-        client_keys=[key],
-        known_hosts=([host_key], [], []),
-        encryption_algs=CIPHERS,
-        compression_algs=None,
-        config=None,
-        agent_path=None,
-    )
+async def connect(port: str, key: str, host_key: str, local_port: str, remote_port: str, jump_port: str = "") -> None:
+    """The client end. With a jump port its connection lies inside one to the server there."""
+
+    async def logged_in(port: str, tunnel: asyncssh.SSHClientConnection | None = None) -> asyncssh.SSHClientConnection:
+        return await asyncssh.connect(
+            "127.0.0.1",
+            int(port),
+            tunnel=tunnel,
+            client_keys=[key],
+            known_hosts=([host_key], [], []),
+            encryption_algs=CIPHERS,
+            compression_algs=None,
+            config=None,
+            agent_path=None,
+        )
+
+    connection = await logged_in(port, await logged_in(jump_port) if jump_port else None)
     await connection.forward_local_port("127.0.0.1", int(local_port), "127.0.0.1", int(remote_port))
     await _ready()
 
