@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -148,7 +149,7 @@ class Channel:
         self._outbox: Outbox | None = None
         self._opening: Opening | None = None
         self._window: ReceiveWindow | None = None
-        self._pending: bytearray | None = None
+        self._pending: deque[bytearray] | None = None
         self._peer_number = 0
         self._peer_packet = 0
         self._send_window = 0
@@ -364,7 +365,7 @@ class Channel:
         if self.sock is None:
             return
         if self._pending is not None:
-            self._pending += data
+            self._keep(data)
             return
         try:
             sent = self.sock.send(data)
@@ -374,27 +375,43 @@ class Channel:
             self.abort()
             return
         if sent < size:
-            self._pending = bytearray(data[sent:])
+            self._pending = deque((bytearray(data[sent:]),))
             self.owner.plane.reactor.want_write(self._fd)
         if sent:
             self._passed(sent)
+
+    def _keep(self, data: memoryview) -> None:
+        """Put this behind what waits for the socket: in pieces, since one long buffer would be moved again and again."""
+        assert self._pending
+        last = self._pending[-1]
+        if len(last) + len(data) <= PACKET:
+            last += data
+        else:
+            self._pending.append(bytearray(data))
 
     def _deliver(self) -> None:
         """Pass on what the socket would not take before."""
         assert self.sock
         assert self._pending is not None
+        pending, sent = self._pending, 0
         try:
-            sent = self.sock.send(self._pending)
+            while pending:
+                piece = pending[0]
+                size = self.sock.send(piece)
+                sent += size
+                if size < len(piece):
+                    del piece[:size]
+                    break
+                pending.popleft()
         except BlockingIOError:
-            sent = 0
+            pass
         except OSError:
             self.abort()
             return
-        if sent == len(self._pending):
-            self._pending = None
-        else:
-            del self._pending[:sent]
+        if pending:
             self.owner.plane.reactor.want_write(self._fd)
+        else:
+            self._pending = None
         self._passed(sent)
         if self._got_eof:
             self._end_socket()

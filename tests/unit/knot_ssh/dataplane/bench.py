@@ -244,7 +244,7 @@ class Bench:
 
     def waiting(self) -> int:
         """Bytes that the socket has not taken."""
-        return len(self.channel._pending or b"")
+        return sum(map(len, self.channel._pending or ()))
 
 
 def unread(sock: socket.socket) -> int:

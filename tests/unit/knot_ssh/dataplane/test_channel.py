@@ -1381,7 +1381,7 @@ def snapshot(channel: Channel) -> dict[str, object]:
     known = {name: getattr(channel, name) for name in Channel.__slots__}
     window = known["_window"]
     assert isinstance(window, ReceiveWindow)
-    return known | {"left": window.left, "_pending": bytes(known["_pending"] or b"")}
+    return known | {"left": window.left, "_pending": b"".join(known["_pending"] or ())}
 
 
 class FakeOpening:
