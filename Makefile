@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench lint types check clean
+.PHONY: demo test faults bench lint types check clean
 
 demo: $(STAMP)
 	@$(BIN)/knot demo $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/pytest $(ARGS)
+
+faults: $(STAMP)
+	KNOT_FULL=1 $(BIN)/pytest tests/faults --capture=no $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -7,8 +7,19 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.support.figures import Figure, register, take_down
 from tests.support.services import free_port
 from tests.support.system import AgentOf, System, running_system
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    register(config)
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Figure:
+    """Takes down what a test has measured, for the table of faults."""
+    return take_down(request)
 
 
 @dataclass(frozen=True, slots=True)

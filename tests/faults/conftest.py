@@ -1,4 +1,4 @@
-"""Agents to attack: one pair of each data plane, started when first needed."""
+"""Agents to attack, one pair of each data plane, and a system in a network of its own; started when first needed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.beds import FULL, Bed, Beds
+from tests.faults.sites import Site, placed_site
 from tests.faults.victims import SOON, SOON_STOCK, Victim
 from tests.support.load import echo_service
+from tests.support.networks import Network, network, reason_without_networks
+from tests.support.placed import PlacedSystem
 from tests.support.system import System
 
 PLANES = ["fast", "stock"]
@@ -39,6 +42,34 @@ def echo() -> Iterator[int]:
 def forwards() -> dict[str, int]:
     """Local ports of forwards that stay, by the name of their bed."""
     return {}
+
+
+@pytest.fixture(scope="session")
+def net() -> Iterator[Network]:
+    """A network with places for a server, a source and two targets, one of which the source cannot reach by itself."""
+    reason = reason_without_networks()
+    if reason:
+        pytest.skip(reason)
+    with network("server", "near", "far", "off") as made:
+        made.part("near", "off")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def placed(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with placed_site(PlacedSystem(tmp_path_factory.mktemp("placed"), net), "near", "far", "off") as made:
+        yield made
+
+
+@pytest.fixture
+def networked(net: Network, placed: Site) -> Iterator[Site]:
+    """A system in that network. What a test has parted or pulled is mended after it."""
+    yield placed
+    for name in ("server", *placed.agents):
+        net.plug(name)
+    net.join("far")
+    placed.stand_up()
+    placed.stop_forwards()
 
 
 @pytest.fixture(params=ATTACKED)

@@ -13,6 +13,7 @@ import pytest
 from knot_ssh.dataplane.limits import MIB
 from tests.faults.beds import FULL, Bed
 from tests.faults.victims import GREEDY, SOON, Disturbed, steadily
+from tests.support.figures import Figure
 from tests.support.load import DESCRIPTORS_BESIDES, Load, Pinging, raise_descriptor_limit
 from tests.support.measures import KIB, Growth
 from tests.support.services import connect, is_reset, serving
@@ -87,11 +88,14 @@ def settled(growths: list[Growth]) -> int:
     return max(growth.memory for growth in growths)
 
 
+@pytest.mark.fault(
+    "stuck readers and writers", "each agent < 64 MiB and a packet each; a transfer beside 20 of them keeps half its speed"
+)
 @pytest.mark.parametrize(
     ("direction", "count"),
     [("readers", FEW), ("writers", FEW), ("readers", 5 * FEW), *([("writers", 5 * FEW)] if FULL else [])],
 )
-def test_stuck_connections_hold_little(bed: Bed, direction: str, count: int) -> None:
+def test_stuck_connections_hold_little(bed: Bed, direction: str, count: int, figure: Figure) -> None:
     """Connections on which one end writes 200 MB and the other reads nothing cost each agent less than 64 MiB (and a packet
     each); a transfer beside twenty of them keeps half its speed; when they go, so does the memory, and new ones work."""
     with contextlib.ExitStack() as stack:
@@ -109,7 +113,7 @@ def test_stuck_connections_hold_little(bed: Bed, direction: str, count: int) -> 
             beside = fastest(transfer_port, TRANSFER, alone / 2 if count <= FEW else 0)
         until(lambda: [meter.descriptors() for meter in bed.meters] <= descriptors, what="descriptors are free again")
         left = settled(growths)
-        print(f"\n{count} stuck {direction} took {taken / MIB:.0f} MiB, most of it in the kernel: {report}; a transfer "
+        figure(f"{count} stuck {direction} took {taken / MIB:.0f} MiB, most of it in the kernel: {report}; a transfer "
               f"{beside / MIB:.0f} MiB/s, before {alone / MIB:.0f}; after: {', '.join(map(str, growths))}")  # fmt: skip
         with connections(listener, stuck_port, 1):
             pass
@@ -118,7 +122,8 @@ def test_stuck_connections_hold_little(bed: Bed, direction: str, count: int) -> 
     assert beside > alone / 2 or count > FEW
 
 
-def test_greedy_window_costs_little(bed: Bed) -> None:
+@pytest.mark.fault("window of 1 GiB that nobody reads", "memory < 16 MiB")
+def test_greedy_window_costs_little(bed: Bed, figure: Figure) -> None:
     """A peer that grants a window of 1 GiB and stops reading makes the agent hold less than 16 MiB, and is not cut off."""
     with service() as listener, bed.peer() as peer:
         growth = Growth(bed.meters[1])
@@ -127,14 +132,15 @@ def test_greedy_window_costs_little(bed: Bed) -> None:
         with sock:
             taken = push([sock], GREEDY_WINDOW)
             held, report = growth.peak, str(growth)
-            print(f"\na window of 1 GiB, unread: the service got rid of {taken / MIB:.1f} MiB; {report}")
+            figure(f"a window of 1 GiB, unread: the service got rid of {taken / MIB:.1f} MiB; {report}")
             assert not is_reset(sock)
     assert taken < GREEDY_WINDOW / 2
     assert held < GREEDY
 
 
+@pytest.mark.fault("flood of one-byte packets", f"others' p99 < {SOON * 1000:.0f} ms, memory < 16 MiB")
 @steadily
-def test_one_byte_flood_disturbs_nobody(bed: Bed, echo: int) -> None:
+def test_one_byte_flood_disturbs_nobody(bed: Bed, echo: int, figure: Figure) -> None:
     """200,000 packets of one byte, to a service that does not read, as fast as they can be written: memory stays where it
     is, and of the round trips of others 99 in 100 take less than 50 ms."""
     local = bed.forward(echo)
@@ -150,14 +156,18 @@ def test_one_byte_flood_disturbs_nobody(bed: Bed, echo: int) -> None:
                 sent = peer.flood(packets)
                 peer.ask_something()
                 seconds = time.perf_counter() - began
-            print(f"\n{FLOOD} packets of one byte in {seconds:.2f} s: {growth}; others meanwhile: {trips}")
+            figure(f"{FLOOD} packets of one byte in {seconds:.2f} s: {growth}; others meanwhile: {trips}")
             assert sent == len(packets)
     assert growth.peak < GREEDY
     if trips.p99 >= SOON:
         raise Disturbed(str(trips))
 
 
-def test_crowd_at_once(bed: Bed, echo: int) -> None:
+@pytest.mark.fault(
+    f"{CROWD} connections through one forward, {CROWD_BYTES // KIB} KiB on each",
+    f"no error, < {PER_CONNECTION // KIB} KiB for an idle one, < {CROWD_SECONDS} s",
+)
+def test_crowd_at_once(bed: Bed, echo: int, figure: Figure) -> None:
     """5,000 connections through one forward, 64 KiB on each at once and back: no error, every byte right; an idle one costs
     an agent less than 4 KiB."""
     if raise_descriptor_limit() < CROWD + DESCRIPTORS_BESIDES:
@@ -173,7 +183,7 @@ def test_crowd_at_once(bed: Bed, echo: int) -> None:
         done = json.loads(swarm.line())
         report = ", ".join(map(str, growths))
     until(lambda: [meter.descriptors() for meter in bed.meters] == before, what="every connection has gone")
-    print(f"\n{CROWD} connections in {opened['seconds']:.2f} s, {CROWD_BYTES // KIB} KiB on each and back in "
+    figure(f"{CROWD} connections in {opened['seconds']:.2f} s, {CROWD_BYTES // KIB} KiB on each and back in "
           f"{done['seconds']:.2f} s; idle {idle[0]:.0f} and {idle[1]:.0f} bytes a connection; {report}")  # fmt: skip
     assert done["problems"] == {}
     assert done["wrong"] == 0

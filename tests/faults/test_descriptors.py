@@ -12,6 +12,7 @@ import pytest
 from tests.faults.beds import Bed, Beds, Settings, settings_file
 from tests.faults.conftest import PLANES
 from tests.faults.victims import FAULTS
+from tests.support.figures import Figure
 from tests.support.load import Pinging
 from tests.support.measures import KIB, Growth
 from tests.support.services import connect, outcome
@@ -109,7 +110,8 @@ def exhausted(bed: Bed, index: int) -> bool:
     return bed.meters[index].descriptors() >= DESCRIPTORS - 1
 
 
-def test_source_without_descriptors(short_source: Bed, echo: int) -> None:
+@pytest.mark.fault("source out of descriptors", "live connections unbroken, who waits is served afterwards")
+def test_source_without_descriptors(short_source: Bed, echo: int, figure: Figure) -> None:
     """A source that has no descriptor left serves the connections it has, sleeps instead of spinning, and accepts again once
     some are free: whoever waited is served, too."""
     bed = short_source
@@ -127,13 +129,14 @@ def test_source_without_descriptors(short_source: Bed, echo: int) -> None:
             served += says(sock, b"hello")
             sock.close()
     until(lambda: works(local), what="new connections are served")
-    print(f"\nno descriptor left in the source, {busy:.2f} of a core meanwhile; {served} of {TOO_MANY} served; {trips}")
+    figure(f"no descriptor left in the source, {busy:.2f} of a core meanwhile; {served} of {TOO_MANY} served; {trips}")
     check_sound(bed.source)
     assert served == TOO_MANY
     assert busy < CPU_SHARE
 
 
-def test_target_without_descriptors(short_target: Bed, echo: int) -> None:
+@pytest.mark.fault("target out of descriptors", "live connections unbroken, new ones served afterwards")
+def test_target_without_descriptors(short_target: Bed, echo: int, figure: Figure) -> None:
     """A target that has no descriptor left refuses new channels, and keeps the ones it has; afterwards new ones work, and so
     do new SSH connections."""
     bed = short_target
@@ -150,12 +153,13 @@ def test_target_without_descriptors(short_target: Bed, echo: int) -> None:
         until(lambda: works(local), what="new channels are served")
         with bed.peer() as peer:
             peer.ask_something()
-    print(f"\nno descriptor left in the target: {TOO_MANY - refused} of {TOO_MANY} served, {refused} refused; {trips}")
+    figure(f"no descriptor left in the target: {TOO_MANY - refused} of {TOO_MANY} served, {refused} refused; {trips}")
     check_sound(bed.target)
     assert 0 < refused < TOO_MANY
 
 
-def test_endpoint_without_descriptors(short_target: Bed, echo: int) -> None:
+@pytest.mark.fault("strangers take all descriptors of a target", "live connections unbroken, logins afterwards")
+def test_endpoint_without_descriptors(short_target: Bed, echo: int, figure: Figure) -> None:
     """Strangers who take every descriptor of a target by connecting to its endpoint break no connection that stands; when
     they go, others can log in."""
     bed = short_target
@@ -169,5 +173,5 @@ def test_endpoint_without_descriptors(short_target: Bed, echo: int) -> None:
         with bed.peer() as peer:
             peer.ask_something()
         until(lambda: works(local), what="new channels are served")
-    print(f"\nno descriptor left in the target, because of strangers: {trips}")
+    figure(f"no descriptor left in the target, because of strangers: {trips}")
     check_sound(bed.target)

@@ -22,6 +22,7 @@ from asyncssh.packet import Boolean, String, UInt32
 from knot_ssh.dataplane.limits import KIB, MIB
 from tests.faults.beds import FULL
 from tests.faults.victims import GREEDY, Victim, steadily
+from tests.support.figures import Figure
 from tests.support.load import Load
 from tests.support.rawssh import PACKET, Opened, RawSSH, Refused
 from tests.support.services import connect, free_port, reset
@@ -134,9 +135,10 @@ def flood_until_cut_off(peer: RawSSH, most: int, make: Callable[[int], bytes]) -
     return sent
 
 
+@pytest.mark.fault("flood of requests on one connection", "others' round trips undisturbed, memory < 16 MiB")
 @pytest.mark.parametrize("flood", [*ANSWERED[1:], forbidden_opens, unanswered], ids=lambda flood: flood.__name__)
 @steadily
-def test_requests(victim: Victim, flood: Flood) -> None:
+def test_requests(victim: Victim, flood: Flood, figure: Figure) -> None:
     """A flood of packets that have to be judged one by one, with the answers read: others do not notice."""
     count = REQUESTS // 10 if flood is forbidden_opens else REQUESTS
     with victim.unharmed() as watch, victim.bed.peer() as peer:
@@ -146,7 +148,7 @@ def test_requests(victim: Victim, flood: Flood) -> None:
         began = time.perf_counter()
         sent = peer.flood_and_read(packets)
         seconds = time.perf_counter() - began
-    print(f"\n{flood.__name__} x {count} in {seconds:.2f} s: {watch}")
+    figure(f"{flood.__name__} x {count} in {seconds:.2f} s: {watch}")
     assert sent == len(packets)
     assert watch.growth.peak < GREEDY
 
@@ -177,21 +179,23 @@ def test_requests_within_an_endless_key_exchange(victim: Victim, flood: Flood) -
     assert watch.growth.peak < GREEDY
 
 
+@pytest.mark.fault("flood of channels to a closed port", "others' round trips undisturbed, memory < 16 MiB")
 @steadily
-def test_opens_to_a_closed_port(victim: Victim) -> None:
+def test_opens_to_a_closed_port(victim: Victim, figure: Figure) -> None:
     """10,000 requests for channels to a port on which nobody listens are refused one by one, and others do not notice."""
     closed = free_port()
     with victim.unharmed() as watch, victim.bed.peer() as peer:
         packets = b"".join(peer.opening(closed) for _ in range(OPENS))
         watch.trips.mark()
         sent = peer.flood_and_read(packets)
-    print(f"\n{OPENS} channels to a closed port: {watch}")
+    figure(f"{OPENS} channels to a closed port: {watch}")
     assert sent == len(packets)
     assert watch.growth.peak < GREEDY
 
 
+@pytest.mark.fault("flood of channels to a silent port", "others' round trips undisturbed, memory < 16 MiB")
 @steadily
-def test_opens_to_a_silent_port(victim: Victim) -> None:
+def test_opens_to_a_silent_port(victim: Victim, figure: Figure) -> None:
     """10,000 requests for channels to a port that never answers: others do not notice, and when the peer hangs up every
     descriptor is free again and works for the next one."""
     with unresponsive() as silent, victim.unharmed() as watch:
@@ -203,7 +207,7 @@ def test_opens_to_a_silent_port(victim: Victim) -> None:
             until(lambda: victim.bed.meters[1].descriptors() >= before + OPENS - 1, what="every channel is being dialled")
         for _ in range(3):
             assert victim.works()
-    print(f"\n{OPENS} channels to a silent port: {watch}")
+    figure(f"{OPENS} channels to a silent port: {watch}")
     assert watch.growth.peak < GREEDY + OPENS * KIB
 
 
@@ -256,8 +260,9 @@ def test_channels_that_are_opened_and_closed_at_once(victim: Victim) -> None:
     assert watch.growth.peak < GREEDY
 
 
+@pytest.mark.fault("storm of key exchanges", "others' round trips undisturbed")
 @steadily
-def test_rekey_storm(victim: Victim) -> None:
+def test_rekey_storm(victim: Victim, figure: Figure) -> None:
     """A peer that exchanges keys all the time, its channel in use, takes processor time and no more."""
     with victim.unharmed() as watch, victim.bed.peer() as peer:
         channel = peer.open(victim.echo)
@@ -268,7 +273,7 @@ def test_rekey_storm(victim: Victim) -> None:
             peer.sock.sendall(peer.data(channel, b"x" * 100))
             peer.expect(MSG_CHANNEL_DATA)
         seconds = time.perf_counter() - began
-    print(f"\n{REKEYS} key exchanges in {seconds:.2f} s: {watch}")
+    figure(f"{REKEYS} key exchanges in {seconds:.2f} s: {watch}")
 
 
 @pytest.mark.parametrize(("size", "before_login"), [(5, False), (5, True), (200 * KIB, False), (30 * KIB, True)])

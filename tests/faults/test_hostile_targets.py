@@ -28,6 +28,7 @@ from knot_ssh.dataplane.limits import WINDOW
 from tests.faults.beds import FULL, forward, start_agent, stop_forward
 from tests.faults.victims import GREEDY, Victim, steadily
 from tests.support.measures import Growth
+from tests.support.openssh import reserved_ports
 from tests.support.rawssh import PACKET, Ended, Opened, RawSSH
 from tests.support.services import TIMEOUT, connect, read_all
 from tests.support.system import AgentOf, System
@@ -51,21 +52,24 @@ class Impostor(NamedTuple):
 
     agent: AgentOf
     listener: socket.socket
+    nobody: int
+    """A port on which nobody listens: that is where the agent itself leads whoever reaches it by relay."""
 
 
 class Hostile:
     """A target that is made by hand: the source dials it, and a forward on port `local` goes to it."""
 
-    def __init__(self, source: AgentOf, agent: AgentOf, listener: socket.socket) -> None:
+    def __init__(self, source: AgentOf, agent: AgentOf, listener: socket.socket, nobody: int) -> None:
         self.source = source
         self._agent = agent
         self._listener = listener
+        self._nobody = nobody
         self.local = 0
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
         """Forward to it meanwhile."""
-        self.local = forward(self.source, self._agent.name, 3000)
+        self.local = forward(self.source, self._agent.name, self._nobody)
         try:
             yield
         finally:
@@ -111,8 +115,9 @@ def impostors(system: System) -> Iterator[Callable[[str], Impostor]]:
         def impostor(name: str) -> Impostor:
             if name not in made:
                 listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+                (nobody,) = stack.enter_context(reserved_ports(1))
                 advertised = f"127.0.0.1:{listener.getsockname()[1]}"
-                made[name] = Impostor(start_agent(system, name, {"advertise": [advertised]}), listener)
+                made[name] = Impostor(start_agent(system, name, {"advertise": [advertised]}), listener, nobody)
             return made[name]
 
         yield impostor

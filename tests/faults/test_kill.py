@@ -10,6 +10,7 @@ import pytest
 
 from tests.faults.bridges import Bridge, bridge
 from tests.faults.streams import MOMENTS, break_off, moments
+from tests.support.figures import Figure
 from tests.support.system import System
 
 pytestmark = pytest.mark.timeout(300)
@@ -26,10 +27,12 @@ def bridges(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield [stack.enter_context(one) for one in made]
 
 
-def test_killed_agents(bridges: list[Bridge]) -> None:
+@pytest.mark.fault("an agent killed at any moment of a transfer", "exact prefixes, reset at both ends")
+def test_killed_agents(bridges: list[Bridge], figure: Figure) -> None:
     """At each moment the agent of one side is killed, in turns; after its restart the forward works again."""
     for number, moment in enumerate(moments("kill")):
         victim = ("source", "target")[number // len(bridges) % 2]
         one = bridges[number % len(bridges)]
         break_off(one, moment, partial(one.kill, victim))
         one.start(victim)
+    figure(f"{MOMENTS} moments, source and target in turns")

@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 
 from tests.faults.bridges import Bridge, bridge
-from tests.faults.streams import break_off, moments
+from tests.faults.streams import MOMENTS, break_off, moments
+from tests.support.figures import Figure
 from tests.support.system import System
 
 
@@ -18,10 +19,12 @@ def relayed(system: System, tmp_path_factory: pytest.TempPathFactory, request: p
         yield made
 
 
+@pytest.mark.fault("the connection between agents cut at any moment", "exact prefixes, reset at both ends")
 @pytest.mark.parametrize("how", ["reset", "fin"])
-def test_cut_link(relayed: Bridge, how: str) -> None:
+def test_cut_link(relayed: Bridge, how: str, figure: Figure) -> None:
     """Whether TCP tells of a reset or of an end between the agents: no stream may end, only break."""
     assert relayed.relay
     for moment in moments(how):
         break_off(relayed, moment, partial(relayed.relay.cut, how))
         relayed.ask()
+    figure(f"{MOMENTS} moments, by {how}")

@@ -18,6 +18,7 @@ from knot_ssh.dataplane.limits import KIB, MIB
 from knot_ssh.names import Owner, Zone
 from tests.faults.beds import FULL, Bed, Beds
 from tests.faults.victims import GREEDY, Victim, steadily
+from tests.support.figures import Figure
 from tests.support.load import Load, Pinging
 from tests.support.measures import Growth
 from tests.support.rawssh import Denied, Opened, RawSSH, Refused
@@ -41,6 +42,7 @@ STALL = 0.5
 DOWNLOAD = 3 * MIB
 
 
+@pytest.mark.fault("keys exchanged at every MiB, eight streams each way", "every byte arrives")
 @pytest.mark.parametrize(
     ("source", "target", "cipher"),
     [
@@ -50,7 +52,7 @@ DOWNLOAD = 3 * MIB
         *(("stock", "stock", cipher) for cipher in (CIPHERS if FULL else CIPHERS[:1])),
     ],
 )
-def test_streams_survive_rekeys(beds: Beds, echo: int, source: str, target: str, cipher: str) -> None:
+def test_streams_survive_rekeys(beds: Beds, echo: int, source: str, target: str, cipher: str, figure: Figure) -> None:
     """Eight streams each way at once, with keys exchanged at every MiB: every byte arrives, and small exchanges go on."""
     settings = {"rekey_bytes": REKEY_BYTES, "ciphers": [cipher]}
     ends = [
@@ -65,8 +67,8 @@ def test_streams_survive_rekeys(beds: Beds, echo: int, source: str, target: str,
         swarm.tell()
         done = json.loads(swarm.line())
     amount = CHANNELS * STREAM / MIB
-    print(
-        f"\n{source} to {target}, {cipher}: {amount:.0f} MiB and as many rekeys each way in {done['seconds']:.2f} s; "
+    figure(
+        f"{source} to {target}, {cipher}: {amount:.0f} MiB and as many rekeys each way in {done['seconds']:.2f} s; "
         f"{', '.join(map(str, growths))}; {trips}"
     )
     assert done["problems"] == {}

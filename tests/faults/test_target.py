@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.bridges import Bridge, bridge
-from tests.faults.streams import DOWN, STEP, UP, moments
+from tests.faults.streams import DOWN, MOMENTS, STEP, UP, moments
+from tests.support.figures import Figure
 from tests.support.peers import Finish, Peer, converse, cut, moved
 from tests.support.services import outcome
 from tests.support.system import System
@@ -19,7 +20,8 @@ def standing(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield made
 
 
-def test_service_that_resets(standing: Bridge) -> None:
+@pytest.mark.fault("a service resets at any moment", "exact prefix and reset at the application")
+def test_service_that_resets(standing: Bridge, figure: Figure) -> None:
     """A service that resets while bytes flow both ways: the application has a prefix and a reset, each time."""
     for moment in moments("service"):
         with standing.lines(1) as ((near, far),):
@@ -28,6 +30,7 @@ def test_service_that_resets(standing: Bridge) -> None:
             service.leaves = moved(service, moment)
             converse(client, service)
         assert client.seen == cut(DOWN, client.received)
+    figure(f"{MOMENTS} moments")
 
 
 def test_service_that_refuses(standing: Bridge) -> None:
@@ -36,11 +39,12 @@ def test_service_that_refuses(standing: Bridge) -> None:
         assert {outcome(standing.ports.nobody) for _ in moments("refused")} == {("reset", b"")}
 
 
-def test_target_that_is_away(standing: Bridge) -> None:
+@pytest.mark.fault("the target's agent is away", "held, reset after the limit, served after its return")
+def test_target_that_is_away(standing: Bridge, figure: Figure) -> None:
     """While the target's agent is away an application is held, then reset; after the agent's return it is served."""
     with standing.lines(1):
         standing.kill("target")
     assert outcome(standing.ports.ipv4) == ("reset", b"")
     standing.start("target")
     with standing.lines(1):
-        pass
+        figure("reset while it was away, served after its start")

@@ -3,6 +3,7 @@
     python -m tests.support.load echo                                 a service; prints its port
     python -m tests.support.load ping PORT                            round trips until standard input ends; prints them
     python -m tests.support.load swarm PORT COUNT SIZE                many connections at once; prints what became of them
+    python -m tests.support.load silent FROM HOST PORT COUNT          connections that say nothing; prints how many there were
 
 Each says `ready` (or its port) in a line, goes on when it is told to by one, and ends when its standard input does.
 """
@@ -32,6 +33,10 @@ PINGS = 200
 """Round trips to look at at least: fewer say nothing of one in a hundred."""
 PING_PAUSE = 0.001
 """Seconds between two round trips: enough to see a stall, without being a load itself."""
+REPLACED = 500
+"""Silent connections a second that take the place of those that were closed, at most."""
+ROUNDS = 50
+"""In which they are replaced."""
 TIMEOUT = 60
 DESCRIPTORS_BESIDES = 64
 """Descriptors that a process needs for other things than its connections."""
@@ -272,6 +277,44 @@ def _swarm(port: int, count: int, size: int) -> None:
         member.sock.close()
 
 
+def _silent(source: str, address: tuple[str, int], count: int) -> None:
+    """Hold so many connections that say nothing, until standard input ends; those that are closed are replaced."""
+    selector = selectors.DefaultSelector()
+    selector.register(sys.stdin, selectors.EVENT_READ)
+    made = 0
+
+    def connect() -> None:
+        sock = socket.create_connection(address, timeout=TIMEOUT, source_address=(source, 0))
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ)
+
+    for _ in range(count):
+        connect()
+    made = count
+    _say("ready")
+    while True:
+        ready = [key.fileobj for key, _ in selector.select()]
+        if sys.stdin in ready:
+            _say(json.dumps({"made": made}))
+            return
+        for sock in ready[: REPLACED // ROUNDS]:
+            if isinstance(sock, socket.socket) and _has_ended(sock):
+                selector.unregister(sock)
+                sock.close()
+                connect()
+                made += 1
+        time.sleep(1 / ROUNDS)
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(READ)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def raise_descriptor_limit() -> int:
     """Allow this process all it may have; gives how many descriptors that is."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -293,6 +336,8 @@ def main(words: list[str]) -> None:
             _ping(int(port))
         case ["swarm", port, count, size]:
             _swarm(int(port), int(count), int(size))
+        case ["silent", source, host, port, count]:
+            _silent(source, (host, int(port)), int(count))
         case _:
             sys.exit(f"unknown: {words}")
 

@@ -156,6 +156,18 @@ def is_refused(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
+def is_free(port: int) -> bool:
+    """Whether a service could listen there now; nobody who listens notices the question."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("127.0.0.1", port))
+            sock.listen()
+        except OSError:
+            return False
+        return True
+
+
 def noise(size: int, seed: int = 1) -> bytes:
     """Bytes that compress badly and are the same each time."""
     return random.Random(seed).randbytes(size)

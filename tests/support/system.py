@@ -149,6 +149,8 @@ class System:
         self.processes: list[Running] = []
         self.tokens: dict[str, str] = {}
         self.server: Running | None = None
+        self.program = knot_command()
+        """What runs the server: the command itself, unless a test has another idea."""
 
     def environment(self, extra: dict[str, str]) -> dict[str, str]:
         """An environment in which nothing of ours is set but this."""
@@ -162,7 +164,7 @@ class System:
         if "admin" not in self.tokens:
             (self.folder / "home").mkdir(exist_ok=True)
             self.tokens["admin"] = self.knot("server", "init", "--data", data)
-        command = knot_command("server", "run", "--data", data, "--http", self.http_address, "--ssh", self.ssh_address)
+        command = [*self.program, "server", "run", "--data", data, "--http", self.http_address, "--ssh", self.ssh_address]
         self.server = Running([*command, *self.options], self.folder / "server.log", self.environment({}))
         self.processes.append(self.server)
         line = self.server.wait_for("server ready")
