@@ -83,6 +83,9 @@ PIECE_MIN = KIB // 2
 """The same where packets are so small that a turn would take too long."""
 SILENT = 1.9
 """Intervals of keepalive after which a peer that says nothing is doubted: it had all of one to answer."""
+DOUBT = 1.0
+"""Seconds of silence, while a channel is unanswered, after which the peer is asked for a sign of life; it is doubted when
+it has not given one for as long again."""
 REQUESTS = 64
 """Global requests (RFC 4254 section 4) of one peer that may wait for an answer."""
 DEFERRED = 20_000
@@ -117,6 +120,7 @@ class CarryingConnection(SSHConnection):
         self._heard = 0.0
         self._carried: set[Channel] = set()
         self._asked: deque[tuple[float, Channel]] = deque()
+        self._doubt_timer: asyncio.TimerHandle | None = None
         self._on_silence: Callable[[bool], None] | None = None
         self.is_silent = False
         self._answer_timer: asyncio.TimerHandle | None = None
@@ -145,6 +149,22 @@ class CarryingConnection(SSHConnection):
         self._asked.append((self._loop.time() + ANSWER_TIMEOUT, channel))
         if self._answer_timer is None:
             self._answer_timer = self._loop.call_later(ANSWER_TIMEOUT, self._stop_expecting)
+        if self._doubt_timer is None:
+            self._doubt_timer = self._loop.call_later(DOUBT, self._doubt)
+
+    def _doubt(self, asked: bool = False) -> None:
+        """Find out soon whether the peer lives while somebody waits for it: keepalive alone would take its time."""
+        self._doubt_timer = None
+        if self.lost or not self.unanswered():
+            return
+        if self._loop.time() - self._heard < DOUBT:
+            asked = False
+        elif asked:
+            self._set_silent(True)
+        else:
+            asked = True
+            self.create_task(self._make_keepalive_request())
+        self._doubt_timer = self._loop.call_later(DOUBT, self._doubt, asked)
 
     def _stop_expecting(self) -> None:
         """One timer serves all: they were asked for one after the other."""
@@ -547,8 +567,9 @@ class CarryingConnection(SSHConnection):
     def _cleanup(self, exc: Exception | None) -> None:
         self.lost = True
         self._asked.clear()
-        if self._answer_timer:
-            self._answer_timer.cancel()
+        for timer in (self._answer_timer, self._doubt_timer):
+            if timer:
+                timer.cancel()
         if self._carried:
             for channel in self._carried:
                 channel.cut_off()

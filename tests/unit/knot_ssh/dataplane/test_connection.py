@@ -28,7 +28,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knot_ssh.dataplane import connection as module
-from knot_ssh.dataplane.connection import PACKET_LENGTH
+from knot_ssh.dataplane.channel import Channel
+from knot_ssh.dataplane.connection import PACKET_LENGTH, CarryingConnection
 from knot_ssh.dataplane.limits import KIB, MIB, WINDOW_MAX, WINDOW_MAX_OPENSSH, Limits
 from knot_ssh.dataplane.listening import born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
@@ -746,6 +747,55 @@ async def test_openssh_gets_smaller_windows(plane: DataPlane, sides: str) -> Non
         await stream.ask()
         assert duo.client.largest_window == WINDOW_MAX_OPENSSH
         assert duo.server.largest_window == WINDOW_MAX
+
+
+class Pensive:
+    """Does not make up its mind."""
+
+    def __init__(self, connection: CarryingConnection) -> None:
+        self.connection = connection
+
+    def begin(self, channel: Channel) -> None:
+        """Nothing comes of it."""
+
+    def give_up(self) -> None:
+        """Nothing was begun."""
+
+
+@on_fast
+async def test_silent_peer_is_doubted_while_somebody_waits(plane: DataPlane) -> None:
+    """A peer that leaves a channel and a sign of life unanswered is doubted long before it is given up; one word clears it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DOUBT", 0.1)
+        async with relayed(*planes(plane, "fast-fast")) as (duo, relay):
+            heard: list[bool] = []
+            duo.client.watch_silence(heard.append)
+            near, app = connected()
+            with app:
+                relay.silent = True
+                duo.ask(near, 80)
+                await becomes(lambda: heard == [True])
+                assert [channel.is_opening for channel in duo.client.unanswered()] == [True]
+                assert duo.client.is_silent
+                assert not duo.client.lost
+
+
+@on_fast
+async def test_thoughtful_peer_is_not_doubted(plane: DataPlane) -> None:
+    """A peer that takes its time with a channel, but gives signs of life, is not doubted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "DOUBT", 0.05)
+        async with joined(*planes(plane, "fast-fast")) as duo:
+            door: Any = duo.server.get_owner()
+            door.connection_requested = lambda *_: (Channel(door.owner), Pensive(duo.server))
+            heard: list[bool] = []
+            duo.client.watch_silence(heard.append)
+            near, app = connected()
+            with app:
+                duo.ask(near, 80)
+                await asyncio.sleep(0.5)
+                assert duo.client.unanswered()
+                assert True not in heard
 
 
 @sides
