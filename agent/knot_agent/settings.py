@@ -81,8 +81,8 @@ class AgentSettings(BaseModel):
         default=100,
         ge=0,
         le=10_000,
-        description="Microseconds for which the agent keeps asking for more before it sleeps; 0 saves processor time and "
-        "lengthens round trips.",
+        description="Microseconds for which the agent keeps asking for more before it sleeps, where it finds that this "
+        "shortens round trips; 0 never.",
     )
     max_channels: int = Field(
         default=10_000, ge=1, le=1_000_000, description="Connections that one link may carry at a time, each way."

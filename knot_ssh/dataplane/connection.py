@@ -51,6 +51,7 @@ from knot_ssh.dataplane.limits import (
     PACKET,
     PACKETS_A_LOOK,
     PLAIN_PACKET,
+    TINY_A_LOOK,
     TURN,
     WINDOW_MAX,
     WINDOW_MAX_OPENSSH,
@@ -152,19 +153,18 @@ class CarryingConnection(SSHConnection):
         if self._doubt_timer is None:
             self._doubt_timer = self._loop.call_later(DOUBT, self._doubt)
 
-    def _doubt(self, asked: bool = False) -> None:
+    def _doubt(self, asked_at: float = 0) -> None:
         """Find out soon whether the peer lives while somebody waits for it: keepalive alone would take its time."""
         self._doubt_timer = None
         if self.lost or not self.unanswered():
             return
-        if self._loop.time() - self._heard < DOUBT:
-            asked = False
-        elif asked:
+        now = self._loop.time()
+        if self._heard < asked_at:
             self._set_silent(True)
-        else:
-            asked = True
+        elif now - self._heard >= DOUBT:
+            asked_at = now
             self.create_task(self._make_keepalive_request())
-        self._doubt_timer = self._loop.call_later(DOUBT, self._doubt, asked)
+        self._doubt_timer = self._loop.call_later(DOUBT, self._doubt, asked_at)
 
     def _stop_expecting(self) -> None:
         """One timer serves all: they were asked for one after the other."""
@@ -353,7 +353,7 @@ class CarryingConnection(SSHConnection):
         super().data_received(piece)
         taken = time.monotonic() - began
         self._piece = max(PIECE_MIN, self._piece // 2) if taken > TURN else min(PIECE, self._piece * 2)
-        if self.tiny_packets:
+        if self.tiny_packets >= TINY_A_LOOK:
             self._count_tiny()
 
     def received(self, buffer: memoryview, start: int, end: int) -> tuple[int, bool]:
@@ -389,7 +389,7 @@ class CarryingConnection(SSHConnection):
                 if more and now > until:
                     self.plane_transport.soon()
                     more = False
-        if self.tiny_packets:
+        if self.tiny_packets >= TINY_A_LOOK:
             self._count_tiny()
         if self._opener is None:
             self.plane_transport.soon()  # from here on the packets are asyncssh's to open

@@ -36,6 +36,8 @@ POLITE_SECONDS = 0.01
 
 TINY = 128
 """Bytes; a packet with less data counts against `small_packets`: it costs as much to handle as a large one."""
+TINY_A_LOOK = 64
+"""Such packets between two looks at how many there are: to look costs a tenth of what a round trip does."""
 TURN = 0.001
 """Seconds of work for one connection before others get their turn."""
 ANSWER_TIMEOUT = 20

@@ -15,8 +15,8 @@ Rules for handlers:
 * `at_end(handler)` has `on_turn_end` called before the process waits: what was written in a turn leaves in one call.
 * A descriptor is closed by its handler, after `forget`.
 
-For round trips, waking up takes longer than the work: for some microseconds after there was work, the reactor asks again
-instead of waiting, and yields the processor between. An idle process does not do that.
+For round trips, waking up can take longer than the work: for some microseconds after there was work, the reactor asks again
+instead of waiting, and yields the processor between, where `Polling` finds that it pays. An idle process does not do that.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
 
 import structlog
+
+from knot_ssh.dataplane.polling import Polling
 
 log = structlog.get_logger(__name__)
 
@@ -130,7 +132,7 @@ class EpollReactor(_Turns, selectors.BaseSelector):
     def __init__(self, polling: float = POLLING) -> None:
         super().__init__()
         self.now = time.monotonic()
-        self._polling = polling
+        self._polling = Polling(polling) if polling else None
         self._handlers: dict[int, Handler] = {}
         self._writers: set[int] = set()
         self._others = selectors.EpollSelector()
@@ -172,7 +174,7 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         until = None if timeout is None else time.monotonic() + timeout
         self.end_turn()
         while True:
-            events = self._poll(0, EVENTS_A_TURN) or self._wait(0 if self._next else timeout)
+            events = self._wait(0 if self._next else timeout)
             self.now = now = time.monotonic()
             others = self._serve(events)
             if self._next:
@@ -221,17 +223,15 @@ class EpollReactor(_Turns, selectors.BaseSelector):
         self._others.close()
 
     def _wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Nothing is ready: ask a little longer where there was work just now, then sleep."""
-        if timeout == 0:
-            return []
+        """What is ready; sleep until something is, or, where there was work just now and it pays, ask a little before."""
         poll = self._poll
-        if self._busy:
-            until = time.perf_counter() + self._polling
-            while time.perf_counter() < until:
-                os.sched_yield()
+        if self._busy and timeout != 0 and self._polling and self._polling.next_wait(self.now):
+            until = time.monotonic() + self._polling.seconds
+            while time.monotonic() < until:
                 events = poll(0, EVENTS_A_TURN)
                 if events:
                     return events
+                os.sched_yield()
         return poll(timeout, EVENTS_A_TURN)
 
 

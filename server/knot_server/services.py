@@ -13,6 +13,7 @@ from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
+from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
 from knot_server.usecases.users import Users
@@ -32,6 +33,7 @@ class Services:
     users: Users
     enrolment: Enrolment
     forwarding: Forwarding
+    last_seen: LastSeen
     hub: Hub
     hub_address: str = ""
     """host:port as others see the hub; known once it listens."""
@@ -49,7 +51,8 @@ class Services:
         spaces = Spaces(database, authority, revocations)
         enrolment = Enrolment(database, authority, revocations, certificate_lifetime)
         forwarding = Forwarding(database, roster)
-        control = Control(database, roster, enrolment, forwarding, revocations)
+        last_seen = LastSeen(database)
+        control = Control(database, last_seen, roster, enrolment, forwarding, revocations)
         return cls(
             database=database,
             authority=authority,
@@ -58,9 +61,11 @@ class Services:
             users=Users(database, spaces),
             enrolment=enrolment,
             forwarding=forwarding,
+            last_seen=last_seen,
             hub=Hub(plane, authority, host_key, enrolment, control, revocations),
         )
 
     async def close(self) -> None:
         await self.hub.close()
+        await self.last_seen.close()
         await self.database.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +17,9 @@ from knot_server.store.database import Database
 from knot_server.store.schema import Space
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
+from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.revocation import Revocations
-from knot_ssh.errors import Conflict, KeyRefused, Unavailable
+from knot_ssh.errors import Conflict, KeyRefused
 from knot_ssh.rpc import Function, Method, Peer
 from knot_ssh.wire import (
     CertificateRequest,
@@ -44,6 +43,7 @@ class Control:
     """Serves the control links of all agents."""
 
     database: Database
+    last_seen: LastSeen
     roster: Roster
     enrolment: Enrolment
     forwarding: Forwarding
@@ -64,15 +64,7 @@ class Control:
         finally:
             self.roster.leave(agent)
             log.info("agent left", space=space.name, owner=space.owner)
-            with contextlib.suppress(Unavailable):
-                await self.seen(space)
-
-    async def seen(self, space: Space) -> None:
-        """Record that the space's agent was here just now."""
-        async with self.database.writing() as session:
-            row = await session.get(Space, space.id)
-            if row is not None:
-                row.last_seen = int(time.time())
+            self.last_seen.note(space.space_id)
 
 
 class _Conversation:
@@ -115,7 +107,7 @@ class _Conversation:
             log.warning("agent superseded", space=space.name, owner=space.owner)
             await control.roster.supersede(before)
         log.info("agent arrived", space=space.name, owner=space.owner, zone=space.zone, version=hello.version)
-        await control.seen(space)
+        control.last_seen.note(agent.space_id)
         control.roster.watch(agent, [*hello.targets, *(order.target.id for order in forwards)])
         await control.roster.tell_watchers(await control.forwarding.target(self._actor, agent.space_id))
         self._welcomed = True

@@ -148,11 +148,13 @@ def test_settings_are_passed_on(kind: Kind) -> None:
 def test_polling_is_passed_on() -> None:
     """How long to keep asking may be set."""
 
-    async def polling(plane: DataPlane) -> float:
+    async def polling(plane: DataPlane) -> float | None:
         assert isinstance(plane.reactor, EpollReactor)
-        return plane.reactor._polling
+        polling = plane.reactor._polling
+        return polling.seconds if polling else None
 
-    assert run(polling, polling=0) == 0
+    assert run(polling, polling=0.0002) == 0.0002
+    assert run(polling, polling=0) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
