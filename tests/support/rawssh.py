@@ -35,6 +35,7 @@ from asyncssh.constants import (
     MSG_USERAUTH_SUCCESS,
 )
 from asyncssh.packet import Boolean, Byte, MPInt, NameList, SSHPacket, String, UInt32
+from asyncssh.public_key import SSHOpenSSHCertificate
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -221,12 +222,16 @@ class RawSSH:
 
     def log_in(self, key_file: Path) -> None:
         """Log in with the certificate beside this key."""
-        key = load_key(key_file)
         certificate = read_certificate(key_file.with_name(key_file.name + "-cert.pub").read_text())
+        self.prove(load_key(key_file), "knot", certificate)
+
+    def prove(self, key: asyncssh.SSHKey, login: str, certificate: SSHOpenSSHCertificate | None = None) -> None:
+        """Log in under this name with a certificate, or with the key alone."""
         self.send(MSG_SERVICE_REQUEST, String("ssh-userauth"))
         self.expect(MSG_SERVICE_ACCEPT)
-        asked = String("knot") + String("ssh-connection") + String("publickey") + Boolean(True)
-        asked += String(CERTIFICATE) + String(certificate.public_data)
+        asked = String(login) + String("ssh-connection") + String("publickey") + Boolean(True)
+        asked += String(CERTIFICATE if certificate else LOGIN)
+        asked += String(certificate.public_data if certificate else key.public_data)
         signed = String(self.session) + Byte(MSG_USERAUTH_REQUEST) + asked
         self.send(MSG_USERAUTH_REQUEST, asked, String(key.sign(signed, LOGIN)))
         kind, _ = self.expect(MSG_USERAUTH_SUCCESS, MSG_USERAUTH_FAILURE)

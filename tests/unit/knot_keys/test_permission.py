@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from knot_keys.certificates import ClientCertificate
 from knot_keys.identity import Identity
-from knot_keys.permission import refuse_client
+from knot_keys.permission import refuse_certificate, refuse_client
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 from tests.unit.strategies import owners, principals, zones
@@ -58,3 +58,10 @@ def test_revoked_client() -> None:
 def test_expired_client(now: float) -> None:
     """A connection that outlived its certificate opens no further channel."""
     assert refuse_client(CLIENT, OWN, NOTHING_REVOKED, now) == "certificate expired"
+
+
+def test_certificate_alone() -> None:
+    """Whether a certificate is still good for anything is asked without an owner or zone; revoked counts before expired."""
+    assert refuse_certificate(CLIENT, NOTHING_REVOKED, 999.9) is None
+    assert refuse_certificate(CLIENT, NOTHING_REVOKED, 1000.0) == "certificate expired"
+    assert refuse_certificate(CLIENT, RevocationList.of([1], []), 2000.0) == "revoked"

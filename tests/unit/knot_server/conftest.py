@@ -52,7 +52,7 @@ EU, US = Zone("eu"), Zone("us")
 
 @dataclass
 class FakeAgent:
-    """Holds forwards in a dictionary, and remembers what it was told: serials, then keys, and farewells.
+    """Holds forwards in a dictionary, and remembers what it was told: serials, then keys, farewells, and targets' names.
 
     `taken` are ports of other processes, `mute` makes it fail where it is to stop a forward.
     """
@@ -95,8 +95,9 @@ class FakeAgent:
         self.told.extend([*map(str, message.serials), *message.keys])
         self.news.set()
 
-    async def changed(self, _target: Target) -> None:
-        pass
+    async def changed(self, target: Target) -> None:
+        self.told.append(str(target.name))
+        self.news.set()
 
     async def farewell(self, message: Farewell) -> None:
         self.told.append(message.reason)
