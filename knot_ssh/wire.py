@@ -22,6 +22,8 @@ def _checked_reference(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+TARGETS_MAX = 4096
+"""Spaces of which one agent may want to hear."""
 JOIN_LOGIN = "join"
 """The login name at the hub for who holds a join token; who holds an enrolled key logs in as the space's id."""
 JOIN_SUBSYSTEM = "knot-join"
@@ -207,7 +209,7 @@ class Hello(Message):
         default=[], max_length=PORT_MAX, description="To be forgotten, unless they were made anew since."
     )
     targets: list[SpaceId] = Field(
-        default=[], max_length=PORT_MAX, description="Spaces that it has links to, and wants to hear of."
+        default=[], max_length=TARGETS_MAX, description="Spaces that it has links to, and wants to hear of."
     )
 
 

@@ -33,7 +33,7 @@ from knot_ssh.errors import KnotError, NotFound, Unavailable
 from knot_ssh.names import Port, Principal, SpaceId, qualified_name
 from knot_ssh.racing import Runner, race
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import Target
+from knot_ssh.wire import TARGETS_MAX, Target
 
 log = structlog.get_logger(__name__)
 
@@ -415,7 +415,7 @@ class Links:
 
     def targets(self) -> list[SpaceId]:
         """The targets that we want to hear of."""
-        return list(self._links)
+        return list(self._links)[:TARGETS_MAX]
 
     def look_again(self) -> None:
         """The hub is back: whoever waits may try now."""

@@ -245,18 +245,11 @@ async def log_in(
     password: str | None = None,
 ) -> ClientConnection:
     """As `connect`, over a socket that leads to the host; `where` names it in errors."""
-    keys: list[Any] = []
-    if credential:
-        keys = [(credential.key, credential.certificate) if credential.certificate else credential.key]
-    options = await SSHClientConnectionOptions.construct(
-        config=None, host=where, port=0, username=login, password=password,
-        client_keys=keys or None, agent_path=None, known_hosts=([], [], []), x509_trusted_certs=None,
-        x509_trusted_cert_paths=[], gss_host=None, host_based_auth=False, kbdint_auth=False,
-        public_key_auth=bool(keys), password_auth=password is not None, disable_trivial_auth=True,
-        pkcs11_provider=None, send_env=None, server_host_key_algs=HOST_KEY_ALGORITHMS, proxy_command=None,
-        login_timeout=LOGIN_TIMEOUT, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
-        encoding=None, **(ALGORITHMS | plane.ssh_options),
-    )  # fmt: skip
+    try:
+        options = await _client_options(plane, where, login, credential, password)
+    except BaseException:
+        sock.close()
+        raise
     options.waiter = asyncio.get_running_loop().create_future()
     connection = ClientConnection(plane, options, check)
     try:
@@ -268,6 +261,25 @@ async def log_in(
     finally:
         options.waiter.cancel()  # else asyncssh may set an error that nobody reads
     return connection
+
+
+async def _client_options(
+    plane: DataPlane, where: str, login: str, credential: Credential | None, password: str | None
+) -> SSHClientConnectionOptions:
+    """What every client connection of ours is made with: nothing is read from the environment."""
+    keys: list[Any] = []
+    if credential:
+        keys = [(credential.key, credential.certificate) if credential.certificate else credential.key]
+    options: SSHClientConnectionOptions = await SSHClientConnectionOptions.construct(
+        config=None, host=where, port=0, username=login, password=password,
+        client_keys=keys or None, agent_path=None, known_hosts=([], [], []), x509_trusted_certs=None,
+        x509_trusted_cert_paths=[], gss_host=None, host_based_auth=False, kbdint_auth=False,
+        public_key_auth=bool(keys), password_auth=password is not None, disable_trivial_auth=True,
+        pkcs11_provider=None, send_env=None, server_host_key_algs=HOST_KEY_ALGORITHMS, proxy_command=None,
+        login_timeout=LOGIN_TIMEOUT, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
+        encoding=None, **(ALGORITHMS | plane.ssh_options),
+    )  # fmt: skip
+    return options
 
 
 async def server_options(

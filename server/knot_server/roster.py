@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from knot_ssh.errors import Unavailable
 from knot_ssh.names import Principal, SpaceId
 from knot_ssh.rpc import Peer
-from knot_ssh.wire import Farewell, Nothing, Spread, Target
+from knot_ssh.wire import TARGETS_MAX, Farewell, Nothing, Spread, Target
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -102,8 +102,9 @@ class Roster:
     def watch(self, agent: Present, targets: Iterable[SpaceId]) -> None:
         """This agent has links to these spaces, and is to hear when one comes or moves."""
         for target in targets:
-            agent.watches.add(target)
-            self._watchers[target].add(agent)
+            if len(agent.watches) < TARGETS_MAX:
+                agent.watches.add(target)
+                self._watchers[target].add(agent)
 
     async def tell(self, method: str, message: BaseModel) -> None:
         """Notify every agent. A slow one holds up nobody."""

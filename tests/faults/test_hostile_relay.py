@@ -23,7 +23,7 @@ from knot_ssh.errors import KnotError
 from knot_ssh.names import SpaceId
 from knot_ssh.rpc import Peer
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import Hello
+from knot_ssh.wire import TARGETS_MAX, Hello
 from tests.faults.beds import forward, meter, start_agent
 from tests.faults.victims import FAULTS
 from tests.support.measures import MIB, Growth, Meter
@@ -295,7 +295,7 @@ async def test_targets_to_watch(scene: Scene) -> None:
             peer = Peer(stdout, stdin, {})
             tasks.start(peer.run())
             for _ in range(15):
-                hello = Hello(version="0", addresses=[], targets=[SpaceId.new() for _ in range(20_000)])
+                hello = Hello(version="0", addresses=[], targets=[SpaceId.new() for _ in range(TARGETS_MAX)])
                 with contextlib.suppress(KnotError):
                     await peer.call("agent.hello", hello)
             assert growth.memory < 2 * SLIGHT, str(growth)

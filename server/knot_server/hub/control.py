@@ -77,6 +77,7 @@ class _Conversation:
         self._key = key
         self._space = space
         self._actor = Actor(space.principal.owner, zone=space.principal.zone, space=space.space_id)
+        self._greeted = False
         self._welcomed = False
 
     def methods(self) -> dict[str, Method]:
@@ -94,6 +95,9 @@ class _Conversation:
     async def hello(self, hello: Hello) -> Welcome:
         """Enter the agent in the roster and tell it all that may have changed."""
         control, agent, space = self._control, self.agent, self._space
+        if self._greeted:
+            raise Conflict("say hello once")
+        self._greeted = True
         if await control.enrolment.enrolled_key(agent.space_id) != self._key:
             raise KeyRefused
         agent.addresses = hello.addresses

@@ -13,6 +13,7 @@ bytes that the hub holds for those who read slowly, are bounded by owner.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -40,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 RELAYED_MAX = 256
 """Relayed connections of one owner at a time; each is a link between two agents, or somebody's `ssh -J`."""
+END_SECONDS = 5
+"""For which one side of a relayed connection may go on when the other has gone."""
 HELD_MAX = 64 * MIB
 """Bytes of one owner that the hub may hold for readers that are slow: the sum of the windows of all their channels."""
 
@@ -158,7 +161,9 @@ class Passage:
         self._endpoint = endpoint
         self._ours: socket.socket | None = None
         self._far: Channel | None = None
+        self._channels: list[Channel] = []
         self._open: set[Channel] = set()
+        self._ending: asyncio.TimerHandle | None = None
         self.near = self._made(None)
         account.passages.add(self)
 
@@ -195,21 +200,31 @@ class Passage:
         self.near.refuse(asyncssh.OPEN_CONNECT_FAILED, f"{self._endpoint.space}: its connection was lost")
 
     def channel_gone(self, channel: Channel) -> None:
-        """What the one has said last is still read by the other, which then comes to its own end."""
-        self._relay.channels.remove(channel)
+        """What the one has said last is still read by the other, which then comes to its own end, or is ended."""
         self._open.discard(channel)
         if channel is self.near and self._ours:  # it was never opened
             self._ours.close()
             self._ours = None
-            if self._far:
-                self._far.abort()
-        if not self._open:
-            self._account.passages.discard(self)
-            self._relay.left(self._endpoint.principal.owner)
+            self._end()
+        elif not self._open:
+            self._end()
+        elif self._ending is None:
+            self._ending = asyncio.get_running_loop().call_later(END_SECONDS, self._end)
+
+    def _end(self) -> None:
+        """Nothing of it counts any more, whatever the far sides still have to say."""
+        if self._ending:
+            self._ending.cancel()
+        self._account.passages.discard(self)
+        self._relay.left(self._endpoint.principal.owner)
+        for channel in self._channels:
+            channel.abort()
+            self._relay.channels.remove(channel)
 
     def _made(self, sock: socket.socket | None) -> Channel:
         channel = Channel(self, sock)
         self._open.add(channel)
+        self._channels.append(channel)
         self._relay.channels.add(channel)
         return channel
 
