@@ -236,7 +236,7 @@ class Link:
             self._timer.cancel()
 
     def _retire(self) -> None:
-        """Let the present connection end with its last channel; who has not been answered on it is carried by the next."""
+        """Let the present connection, which is good for nothing new, end with its last channel."""
         connection, self._current = self._current, None
         assert connection
         self._tasks.start(_drain(connection))
