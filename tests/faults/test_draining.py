@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from tests.faults.sites import PATHS, Site, site
+from tests.faults.victims import in_time, steadily
 from tests.support.figures import Figure
 from tests.support.ledger import Ledger, Line, Stream
 from tests.support.services import is_free
@@ -68,6 +69,7 @@ def seconds_until_gone(moment: float, *processes: Running) -> float:
 
 
 @pytest.mark.fault("SIGTERM of the source agent", f"streams end whole or are reset, gone after {DEADLINE} s, port free at once")
+@steadily
 def test_source_drains(own: Site, figure: Figure) -> None:
     """The source accepts nothing more, lets streams end for a while, and resets those that do not."""
     assert own.near.running
@@ -78,7 +80,7 @@ def test_source_drains(own: Site, figure: Figure) -> None:
         words = transfers.wait_over()
         seconds = seconds_until_gone(moment, own.near.running)
         figure(f"{words}; gone after {seconds:.2f} s")
-        assert seconds < DEADLINE + SLACK
+        in_time(seconds, DEADLINE + SLACK)
     own.start("near")
     own.wait_connected()
 
@@ -86,6 +88,7 @@ def test_source_drains(own: Site, figure: Figure) -> None:
 @pytest.mark.fault(
     "SIGTERM of the target agents", f"streams end whole or are reset, gone after {DEADLINE} s, none lost after a restart"
 )
+@steadily
 def test_targets_drain(own: Site, figure: Figure) -> None:
     """The targets let streams end; a connection that is made meanwhile is served by their next start or reset, never cut."""
     running = [agent.running for name in PATHS if (agent := own.agents[name]).running]
@@ -96,7 +99,7 @@ def test_targets_drain(own: Site, figure: Figure) -> None:
         words = transfers.wait_over()
         seconds = seconds_until_gone(moment, *running)
         figure(f"{words}; gone after {seconds:.2f} s")
-        assert seconds < DEADLINE + SLACK
+        in_time(seconds, DEADLINE + SLACK)
         for path in PATHS:
             own.start(path)
         ledger.finish(ledger.served(local) for local in transfers.local.values())
@@ -105,6 +108,7 @@ def test_targets_drain(own: Site, figure: Figure) -> None:
 @pytest.mark.fault(
     "SIGTERM of the server", f"relayed streams end whole or are reset, gone after {DEADLINE} s, direct ones go on"
 )
+@steadily
 def test_server_drains(own: Site, figure: Figure) -> None:
     """The server lets relayed streams end for a while; direct ones notice nothing."""
     assert own.system.server
@@ -119,4 +123,4 @@ def test_server_drains(own: Site, figure: Figure) -> None:
         until(lambda: all(line.is_over for line in beside.short), what="direct streams end")
         assert all(line.is_whole for line in beside.short)
         ledger.finish(beside.endless)
-        assert seconds < DEADLINE + SLACK
+        in_time(seconds, DEADLINE + SLACK)

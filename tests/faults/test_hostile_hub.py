@@ -38,7 +38,9 @@ def test_altered_bytes(own: Site, order: Path, figure: Figure, way: str, directi
     with Ledger() as ledger:
         local = own.forward("relay", ledger.service().port)
         lines = [ledger.served(local) for _ in range(LINES)]
-        order.write_text(f"{way} {direction}")
+        draft = order.with_suffix(".draft")
+        draft.write_text(f"{way} {direction}")
+        draft.rename(order)  # the hub must not read half of it
         until(lambda: not order.exists(), what="the hub has done it")
         until(lambda: all(line.is_over for line in lines), what="every line ends")
         reset = sum(line.is_reset for line in lines)

@@ -8,6 +8,7 @@ import pytest
 
 from knot_ssh.addresses import Address
 from tests.faults.beds import FULL, Bed, Beds
+from tests.faults.victims import in_time, steadily
 from tests.support.figures import Figure
 from tests.support.load import DESCRIPTORS_BESIDES, Load, raise_descriptor_limit
 from tests.support.measures import MIB, Growth, Meter, percentile
@@ -36,6 +37,7 @@ def beset(beds: Beds) -> Bed:
 @pytest.mark.fault(f"{CROWD} silent connections", f"a good login takes < {SOON} s")
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
 @pytest.mark.parametrize("where", ["endpoint", "hub"])
+@steadily
 def test_good_login(beset: Bed, system: System, figure: Figure, where: str, source: str) -> None:
     """Whoever holds all places without logging in loses them to newcomers, whatever address these come from."""
     assert system.server
@@ -58,5 +60,5 @@ def test_good_login(beset: Bed, system: System, figure: Figure, where: str, sour
         f"{made} connections, {there:.1f} s to come: login {1000 * percentile(times, 0.5):.0f} ms, at most "
         f"{1000 * max(times):.0f} ms, memory {peak / MIB:.0f} of {MEMORY[where] // MIB} MiB"
     )
-    assert max(times) < SOON
+    in_time(max(times), SOON)
     assert peak < MEMORY[where]

@@ -59,6 +59,12 @@ def steadily(test: Test) -> Test:
     return steady  # type: ignore[return-value]  # the same signature, for pytest
 
 
+def in_time(seconds: float, bound: float) -> None:
+    """Something took so long, and may take so long."""
+    if seconds >= bound:
+        raise Disturbed(f"{seconds:.2f} s, more than {bound} s")
+
+
 @dataclass(frozen=True, slots=True)
 class Victim:
     """A bed whose target is attacked, and a forward to an echo service on which others' round trips are made."""

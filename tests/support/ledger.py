@@ -2,8 +2,8 @@
 
 One thread moves both ends of every connection, at the pace that the test wants, while the test makes faults happen. Every
 stream is a piece of known noise that begins where its seed says, so that a byte that is wrong, missing or doubled is noticed as
-soon as it arrives. A test ends with `check`: what arrived is an exact prefix of what was sent; a clean end came only after
-the whole of it.
+soon as it arrives. In the end every stream is judged: what arrived is an exact prefix of what was sent; a clean end came
+only after the whole of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -24,7 +24,7 @@ from tests.support.services import noise
 from tests.support.waiting import until
 
 NOISE_SIZE = 1_048_583
-"""Prime, so that no piece that goes missing is a multiple of it by habit."""
+"""Prime, so that a piece that goes missing is hardly ever a multiple of it."""
 STRIDE = 7_919
 """Bytes by which the streams of neighbouring seeds begin apart."""
 STEP = 128 * 1024
@@ -124,14 +124,17 @@ class Line:
     down: Stream
     number: int = field(default_factory=lambda: next(_seeds), init=False)
     opened_at: float = field(default_factory=time.monotonic, init=False)
-    is_served: bool = field(default=False, init=False)
-    """Whether the service has seen it."""
-    client: socket.socket | None = field(default=None, init=False)
-    service: socket.socket | None = field(default=None, init=False)
+    served_at: float = field(default=0, init=False)
+    """When the service saw it, on the monotonic clock; 0 if it has not."""
 
     @property
     def streams(self) -> tuple[Stream, Stream]:
         return self.up, self.down
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the service has seen it."""
+        return self.served_at > 0
 
     @property
     def is_whole(self) -> bool:
@@ -182,7 +185,7 @@ class Service:
 
 
 class Ledger:
-    """Keeps lines going until it is left; then every one of them is checked."""
+    """Keeps lines going until it is left; then every one of them is checked, also where the test has failed already."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
@@ -197,15 +200,14 @@ class Ledger:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._call(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        if kind is None:
-            for line in self.lines:
-                line.check()
-            assert "fin" not in self.strays, "clean ends that nobody sent"
+        for line in self.lines:
+            line.check()
+        assert "fin" not in self.strays, "clean ends that nobody sent"
 
     def service(self, place: Place | None = None, port: int = 0) -> Service:
         """A service that knows the lines of this ledger."""
@@ -283,7 +285,6 @@ class Ledger:
         with inside(place):
             sock = socket.socket()
         self._adopt(sock)
-        line.client = sock
         try:
             await self._loop.sock_connect(sock, ("127.0.0.1", local))
             await self._loop.sock_sendall(sock, TAG.pack(line.number))
@@ -298,8 +299,7 @@ class Ledger:
         if line is None or line.is_served:
             self._drop(sock)
             return
-        line.is_served = True
-        line.service = sock
+        line.served_at = time.monotonic()
         await self._move(sock, line.down, line.up)
 
     async def _asked_for(self, sock: socket.socket) -> Line | None:
@@ -384,6 +384,6 @@ class Probes:
         until(lambda: all(line.is_over for line in self.lines), patience, "every probe is over")
         return self
 
-    def lost(self, accept: Callable[[Line], bool] = lambda line: line.is_whole) -> list[Line]:
+    def lost(self) -> list[Line]:
         """Those that were not served whole."""
-        return [line for line in self.lines if not accept(line)]
+        return [line for line in self.lines if not line.is_whole]
