@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from tests.support.system import AgentOf, System, running_system
 
 def pytest_configure(config: pytest.Config) -> None:
     register(config)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored, down to what we start
 
 
 @pytest.fixture

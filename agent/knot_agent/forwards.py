@@ -57,7 +57,6 @@ class Forward:
         self._obstacle = ""
         self._sparing = Sparing()
         self._life = forward_life(_now())
-        link.on_state.add(self._link_changed)
 
     @property
     def budget(self) -> Budget:
@@ -78,6 +77,7 @@ class Forward:
         self._listener = self.plane.listen(born_to_reset(sock), self._accepted)
         self._obstacle = ""
         self._on(Event.BOUND)
+        self._link.on_state.add(self._link_changed)
         order = self.order
         log.info("forward started", port=order.local_port, target=order.target.name, remote_port=order.remote_port)
         self._link_changed()

@@ -108,12 +108,6 @@ class Link:
             self._stop_attempt()  # at what is not true any more
         self._tell(Event.NEWS)
 
-    def learn(self, target: Target) -> None:
-        """The same, from an order: a thousand of them may name one target, and say nothing new."""
-        if self._know(target):
-            self._stop_attempt()
-            self._tell(Event.NEWS)
-
     def look_again(self) -> None:
         """The hub is back: it may know better where the target is."""
         self._located_until = 0.0
@@ -394,7 +388,7 @@ class Links:
             link.on_target = self.on_target
             self._holders[target.id] = 0
         elif target.running:
-            link.learn(target)
+            link.update(target)
         self._holders[target.id] += 1
         return link
 

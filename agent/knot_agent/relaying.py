@@ -135,6 +135,8 @@ class Relay:
     async def close(self) -> None:
         """End the connection, and with it whatever goes through."""
         await self._tasks.cancel()
+        if self._connection:
+            await close(self._connection)
 
     async def _connected(self) -> ClientConnection:
         connection = self._connection

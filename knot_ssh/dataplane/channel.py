@@ -595,8 +595,10 @@ class Channel:
             self.abort()
 
     def _reset_socket(self) -> None:
-        """Close with RST: SO_LINGER says so from birth to a proper end."""
+        """Close with RST: SO_LINGER says so from birth to a proper end. Nothing can be held for it any more."""
         self._pending = None
+        if self._window:
+            self._window.close()
         self._close_socket()
 
     def _close_socket(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from benchmarks.fleet.crowd import Crowd
 from benchmarks.fleet.server import Server
 from knot_server.roster import SECONDS_A_LOGIN
 from tests.faults.beds import FULL
+from tests.support.figures import Figure
 
 pytestmark = pytest.mark.timeout(240)
 AGENTS = 500 if FULL else 60
@@ -33,13 +33,13 @@ def crowd(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Agents that have joined, in one process."""
     folder: Path = tmp_path_factory.mktemp("agents") / "all"
     with Crowd(folder) as crowd:
-        seconds = crowd.join(server.hub, server.spaces(AGENTS, owners=1))
-        print(f"\n{AGENTS} agents joined in {seconds:.1f} s")
+        crowd.join(server.hub, server.spaces(AGENTS, owners=1))
         yield crowd
 
 
+@pytest.mark.fault(f"kill -9 of the server of {AGENTS} agents", f"all back in {BACK:g} s, told how far to spread")
 @pytest.mark.parametrize("certified", [True, False], ids=["certified", "certificates-run-out"])
-def test_all_come_back(server: Server, crowd: Crowd, certified: bool) -> None:
+def test_all_come_back(server: Server, crowd: Crowd, certified: bool, figure: Figure) -> None:
     """Every agent is connected and certified again some seconds after the server is, and knows how far to spread next time."""
     told = crowd.state().spreads
     assert min(told) > 0
@@ -48,11 +48,11 @@ def test_all_come_back(server: Server, crowd: Crowd, certified: bool) -> None:
     server.kill()
     ready = server.start()
     back = crowd.wait()
-    seconds = back.last - ready
+    seconds, cpu = back.last - ready, server.cpu()
     spreads = crowd.state().spreads
-    print(
-        f"\n{AGENTS} agents back in {seconds:.1f} s, {server.cpu() / AGENTS * 1000:.1f} ms of the server's CPU each; "
-        f"spread {min(told):.2f} to {max(told):.2f} s, now {statistics.median(spreads):.2f} s"
+    figure(
+        f"{AGENTS} agents back in {seconds:.1f} s, {cpu / AGENTS * 1000:.1f} ms of the server's CPU each; "
+        f"spread {min(told):.2f} to {max(told):.2f} s"
     )
     assert seconds < BACK
     assert min(spreads) > 0

@@ -12,11 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from asyncssh.constants import MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, MSG_CHANNEL_OPEN_FAILURE
+from asyncssh.constants import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_OPEN,
+    MSG_CHANNEL_OPEN_FAILURE,
+    MSG_CHANNEL_REQUEST,
+    MSG_CHANNEL_SUCCESS,
+)
 from asyncssh.packet import String, UInt32
 
-from knot_keys.certificates import check_hub
+from knot_keys.certificates import check_hub, issue_host, read_certificate
 from knot_keys.connections import Credential, close, connect
+from knot_keys.identity import HubIdentity
 from knot_keys.keyfiles import load_key, parse_public_key
 from knot_ssh.addresses import Address
 from knot_ssh.errors import KnotError
@@ -31,7 +39,7 @@ from tests.support.planes import stock_plane
 from tests.support.rawhub import RawHub
 from tests.support.rawssh import PACKET, Opened, Refused
 from tests.support.services import connect as connect_local
-from tests.support.system import AgentOf, Running, System
+from tests.support.system import AgentOf, Running, System, knot_command
 from tests.support.waiting import until
 
 RELAYED_MAX = 256
@@ -40,7 +48,11 @@ SLIGHT = 16 * MIB
 """What the hub may keep of memory after an attack: free, but not given back to the system yet."""
 HELD = 64 * MIB
 """Bytes that the hub may hold for the readers of one owner."""
+POOL = 9
+"""Descriptors that the server's store may have taken meanwhile, for connections that it keeps; each is three."""
 FLOOD = 5_000
+MANY_TIMES = 30
+"""Together more windows of the smallest size than the hub may promise to all."""
 FEW_LINES = 20
 """Lines that the log may grow by, however often the same is refused."""
 SOON = 3
@@ -84,7 +96,7 @@ class Scene:
         assert time.monotonic() - began < SOON
 
     @contextlib.contextmanager
-    def unharmed(self, lines: int = 10 * FEW_LINES) -> Iterator[Growth]:
+    def unharmed(self, lines: int = 10 * FEW_LINES, keeps: int = SLIGHT) -> Iterator[Growth]:
         """Whatever happens meanwhile, nothing is left of it, and others' connections are served. Gives the hub's growth."""
         self.works()
         before = [meter.descriptors() for meter in self.meters]
@@ -97,9 +109,10 @@ class Scene:
             said = running.lines()[start:]
             assert not [line for line in said if any(word in line for word in FAULTS)]
             assert len(said) < lines, said[-3:]
-        until(lambda: all(map(operator.le, self._descriptors(), before)), what=f"descriptors as before: {before}")
+        most = [before[0] + POOL, *before[1:]]
+        until(lambda: all(map(operator.le, self._descriptors(), most)), what=f"descriptors as before: {before}")
         print(f"\n{growth}")
-        until(lambda: growth.memory < SLIGHT, 5, f"memory as before: {growth}")
+        until(lambda: growth.memory < keeps, 5, f"memory as before: {growth}")
 
     def _descriptors(self) -> list[int]:
         return [meter.descriptors() for meter in self.meters]
@@ -175,6 +188,27 @@ def test_silent_endpoint_does_not_shut_its_owner_out(scene: Scene) -> None:
             until(lambda: isinstance(near.relayed(scene.honest.name), Opened), 5, "its owner's other spaces are relayed to")
 
 
+def test_windows_are_left_for_others(scene: Scene) -> None:
+    """However often callers of one owner come and go, another's new connection is promised as much as ever."""
+    with scene.unharmed(), RawHub.member(scene.far) as far:
+        scene.registered(far)
+        before = window_of_another(scene)
+        for _ in range(MANY_TIMES):
+            with RawHub.caller(scene.near) as near:
+                near.sock.sendall(b"".join(near.opening(22, host=scene.name) for _ in range(RELAYED_MAX)))
+                for _ in range(RELAYED_MAX):
+                    far.asked()
+        until(lambda: window_of_another(scene) == before, 2, f"a window of {before}")
+
+
+def window_of_another(scene: Scene) -> int:
+    """What the hub promises alice on a new channel."""
+    with RawHub.caller(scene.agents[0]) as near:
+        channel = near.relayed(scene.agents[1].name)
+        assert isinstance(channel, Opened)
+        return channel.window
+
+
 def test_callers_that_vanish(scene: Scene) -> None:
     """Callers that hang up in the middle of opening, or right after, leave nothing behind."""
     with scene.unharmed(), RawHub.member(scene.far) as far:
@@ -239,9 +273,9 @@ def test_half_open(scene: Scene) -> None:
 
 @pytest.mark.parametrize("slow", ["caller", "endpoint"])
 def test_who_does_not_read(scene: Scene, slow: str) -> None:
-    """For those who never read the hub holds what it has promised and no more; it has it back when they are gone."""
+    """For those who never read the hub holds what it has promised and no more; what they have cost it can be used again."""
     count = 24
-    with scene.unharmed() as growth, RawHub.caller(scene.near) as near, RawHub.member(scene.far) as far:
+    with scene.unharmed(keeps=HELD) as growth, RawHub.caller(scene.near) as near, RawHub.member(scene.far) as far:
         scene.registered(far)
         sent = 0
         for _ in range(count):
@@ -317,3 +351,86 @@ def test_refusals_of_all_kinds(scene: Scene) -> None:
             assert isinstance(answer, Refused)
             assert answer.reason.isprintable()
             assert len(answer.reason) < 1000
+
+
+# A hub that is hostile itself
+
+
+UNASKED = 500
+"""Connections that a hub passes on to an agent; more than may wait for a login."""
+WAITING = 256
+"""How many those are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bait:
+    """An agent that takes us for its hub."""
+
+    agent: Running
+    hub: RawHub
+
+
+@pytest.fixture
+def bait(scene: Scene) -> Iterator[Bait]:
+    """mallory's `far`, which is certified already, connected to a hub made by hand that has the hub's own key."""
+    folder = scene.system.folder / "server"
+    key = load_key(folder / "hub_key")
+    shown = read_certificate(issue_host(load_key(folder / "host_ca"), key.convert_to_public(), HubIdentity()).line)
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        server = f"127.0.0.1:{listener.getsockname()[1]}"
+        command = knot_command("agent", "run", "--data", str(scene.far.folder), "--server", server, "--listen", "127.0.0.1:0")
+        running = Running(command, scene.far.folder.with_suffix(".bait"), scene.system.environment({}))
+        scene.system.processes.append(running)
+        stack.callback(running.stop)
+        listener.settimeout(20)
+        sock, _ = listener.accept()
+        hub = stack.enter_context(RawHub(sock, server_key=key, shown=shown.public_data))
+        hub.greet()
+        hub.exchange_keys()
+        hub.let_in()
+        yield Bait(running, hub)
+
+
+def passing_on(hub: RawHub) -> bytes:
+    """A sealed request of the hub to open a channel for a caller."""
+    ends = (String("x"), UInt32(22), String("127.0.0.1"), UInt32(1))
+    return hub.seal(MSG_CHANNEL_OPEN, String("forwarded-tcpip"), *map(UInt32, (hub.number(), PACKET, PACKET)), *ends)
+
+
+def test_agent_that_has_not_asked(bait: Bait) -> None:
+    """Before it has asked to be relayed to, an agent takes nothing that a hub passes on."""
+    hub = bait.hub
+    hub.expect(MSG_CHANNEL_OPEN)
+    hub.sock.sendall(b"".join(passing_on(hub) for _ in range(UNASKED)))
+    answers = [hub.answer() for _ in range(UNASKED)]
+    assert all(isinstance(answer, Refused) for answer in answers)
+    assert bait.agent.process.poll() is None
+
+
+def test_hub_that_passes_on_too_much(bait: Bait) -> None:
+    """Of what a hub passes on, and does not log in, an agent holds so much; when the hub goes, nothing."""
+    hub = bait.hub
+    session = passed(hub)
+    hub.grant(session)
+    hub.expect(MSG_CHANNEL_REQUEST)
+    hub.send(MSG_CHANNEL_SUCCESS, UInt32(session.theirs))
+    asked = hub.receive()[1].get_remaining_payload()
+    while not asked.startswith(String("tcpip-forward")):
+        asked = hub.receive()[1].get_remaining_payload()
+    agent = Meter("agent", bait.agent.process.pid)
+    before = agent.descriptors()
+    hub.sock.sendall(b"".join(passing_on(hub) for _ in range(UNASKED)))
+    answers = [hub.answer() for _ in range(UNASKED)]
+    assert all(isinstance(answer, Opened) for answer in answers)
+    most = before + UNASKED + WAITING
+    until(lambda: agent.descriptors() <= most, 5, f"a channel each, and {WAITING} that wait for a login")
+    hub.close()
+    until(lambda: agent.descriptors() <= before, what="nothing is left")
+    assert not [line for line in bait.agent.lines() if any(word in line for word in FAULTS)]
+
+
+def passed(hub: RawHub) -> Opened:
+    """The session that the agent opens."""
+    _, packet = hub.expect(MSG_CHANNEL_OPEN)
+    assert packet.get_string() == b"session"
+    return Opened(hub.number(), packet.get_uint32(), packet.get_uint32(), packet.get_uint32())

@@ -197,13 +197,13 @@ def is_refused(near: RawHub, name: str) -> bool:
 
 def test_deleted_target(pair: Pair) -> None:
     """Once a space is deleted nobody is relayed to it, and its agent's connection ends."""
-    doomed = pair.system.space("relay-target")
+    doomed = pair.system.space("relay-doomed")
     with RawHub.caller(pair.frontend) as near, RawHub.member(doomed) as far:
-        assert isinstance(near.relayed("relay-target"), Opened)
+        assert isinstance(near.relayed("relay-doomed"), Opened)
         assert far.register(name_of(doomed))
-        pair.system.knot("space", "delete", "relay-target", user="alice")
+        pair.system.knot("space", "delete", "relay-doomed", user="alice")
         assert far.has_ended()
-        for name in ("relay-target", name_of(doomed), doomed.id):
+        for name in ("relay-doomed", name_of(doomed), doomed.id):
             until(partial(is_refused, near, name), what="it is gone")
 
 

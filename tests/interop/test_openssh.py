@@ -150,7 +150,7 @@ def test_no_unix_sockets(alice: Ssh) -> None:
         import socket
 
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(str(local))
+            until(lambda: sock.connect_ex(str(local)) == 0, what="ssh accepts")
             sock.settimeout(10)
             assert sock.recv(1) == b""
         running.wait_for("open failed")

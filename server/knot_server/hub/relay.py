@@ -31,7 +31,7 @@ from knot_ssh.dataplane.channel import FORWARDED_TCPIP, Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.limits import MIB
-from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.dataplane.plane import DataPlane, return_free_memory
 from knot_ssh.dataplane.transport import joined_pair
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.logs import Sparing
@@ -115,7 +115,7 @@ class Relay:
                 asyncssh.OPEN_CONNECT_FAILED, f"no space of yours that can be reached is called {host[:255]!r}"
             )
         owner = client.identity.owner
-        account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX, within=self.plane.budget)))
+        account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX, return_free_memory, within=self.plane.budget)))
         if len(account.passages) >= RELAYED_MAX or not self._accepting:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many relayed connections at once")
         passage = Passage(self, account, caller, endpoint)

@@ -11,7 +11,7 @@ from knot_server.actor import Actor
 from knot_server.store.schema import Space
 from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, OtherZone, PortTaken, StoreUnavailable, Unavailable
 from knot_ssh.names import Port, SpaceId
-from knot_ssh.wire import ForwardRequest, ForwardStatus
+from knot_ssh.wire import ForwardRequest, ForwardStatus, StoppedForward
 from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, FakeAgent, World
 
 PORT = Port(8080)
@@ -334,3 +334,44 @@ async def test_stop_that_the_agent_did_not_carry_out(scene: Scene) -> None:
 async def test_stored_of_nobody(scene: Scene) -> None:
     """A space that is not there has no stored forwards."""
     assert await scene.world.forwarding.stored(SpaceId.new()) == []
+
+
+# What an agent has stopped by itself
+
+
+async def stop_alone(scene: Scene, *, port: int = 8080, target: str = "", remote_port: int = 3000) -> None:
+    """The frontend's agent says that it has stopped a forward while the server was away."""
+    gone = StoppedForward(local_port=Port(port), target_id=SpaceId(target or scene.backend.id), remote_port=Port(remote_port))
+    await scene.world.forwarding.forget_stopped(scene.frontend.space_id, [gone])
+
+
+async def test_stopped_alone_is_forgotten(scene: Scene) -> None:
+    """What an agent has stopped while it could not tell is not made again."""
+    await scene.forward(persistent=True)
+    await stop_alone(scene)
+    assert scene.stored() == []
+
+
+async def test_made_anew_since(scene: Scene) -> None:
+    """What was made anew since then, on another port, to another target or remote port, stays."""
+    await scene.forward(persistent=True)
+    await stop_alone(scene, port=8081)
+    await stop_alone(scene, target=str(SpaceId.new()))
+    await stop_alone(scene, remote_port=3001)
+    assert scene.stored() == [(8080, "backend", 3000)]
+
+
+async def test_stopped_of_another_space(scene: Scene) -> None:
+    """An agent makes the server forget forwards of its own space alone."""
+    await scene.forward(persistent=True)
+    gone = StoppedForward(local_port=PORT, target_id=scene.backend.space_id, remote_port=Port(3000))
+    await scene.world.forwarding.forget_stopped(scene.backend.space_id, [gone])
+    assert scene.stored() == [(8080, "backend", 3000)]
+
+
+async def test_nothing_stopped(scene: Scene) -> None:
+    """Without anything to forget the store is not written to."""
+    await scene.forward(persistent=True)
+    scene.world.break_store("DELETE")
+    await scene.world.forwarding.forget_stopped(scene.frontend.space_id, [])
+    assert scene.stored() == [(8080, "backend", 3000)]

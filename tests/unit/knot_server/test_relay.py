@@ -21,6 +21,7 @@ from knot_keys.certificates import ClientCertificate
 from knot_keys.connections import ServerConnection
 from knot_keys.identity import Identity
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
+from knot_server.hub import relay as module
 from knot_server.hub.relay import HELD_MAX, RELAYED_MAX, Passage, Reachable, Relay
 from knot_ssh.dataplane.channel import Channel, Opening
 from knot_ssh.dataplane.limits import PACKET
@@ -445,6 +446,45 @@ async def test_agent_never_answers(plane: DataPlane) -> None:
         far.process_open_confirmation(PEERS, WINDOW, PACKET)
         assert stage.far.said == ["open", "close"]
         far.got_close()
+
+
+@on_both
+async def test_who_is_gone_is_promised_nothing(plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the caller has gone no window is held for its connections, whether the agent has answered, or ends its side, or not.
+
+    Else an agent that says nothing would use up what the hub may promise to all owners.
+    """
+    monkeypatch.setattr(module, "END_SECONDS", 0.01)
+    with Stage(plane) as stage:
+        before = plane.budget.left
+        stage.asked()
+        stage.near.lose()
+        assert plane.budget.left == before
+    with Stage(plane) as stage:
+        before = plane.budget.left
+        stage.open()
+        stage.near.lose()
+        await becomes(lambda: plane.budget.left == before, 1, "the window is given back")
+        assert stage.relay._accounts == {}
+
+
+async def hears(connection: FakeConnection, word: str) -> None:
+    await becomes(lambda: connection.said[-1] == word, PATIENCE)
+
+
+@on_both
+async def test_agent_that_does_not_end(plane: DataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent has a while to end its side when the caller has gone, and is then told that it is over; so is a caller."""
+    monkeypatch.setattr(module, "END_SECONDS", 0.05)
+    for goes in ("near", "far"):
+        with Stage(plane) as stage:
+            stage.open()
+            gone, stays = (stage.near, stage.far) if goes == "near" else (stage.far, stage.near)
+            gone.lose()
+            await hears(stays, "eof")
+            assert len(stage.relay.channels) > 0
+            await hears(stays, "close")
+            assert (len(stage.relay.channels), stage.relay._accounts) == (0, {})
 
 
 @on_both

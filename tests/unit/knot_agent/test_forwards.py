@@ -1,0 +1,486 @@
+"""Forwards: ports, links and memory in step, whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from knot_agent import forwards as module
+from knot_agent.forwards import Forwards
+from knot_agent.linklife import Path as LinkPath
+from knot_agent.links import CONNECTING, Down, Link, Links, Up
+from knot_agent.memory import Memory
+from knot_keys.connections import ClientConnection
+from knot_ssh.dataplane.channel import Channel
+from knot_ssh.dataplane.counters import Tally
+from knot_ssh.dataplane.plane import DataPlane
+from knot_ssh.errors import NotFound, PortTaken, Unavailable
+from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
+from knot_ssh.wire import ForwardOrder, ForwardStatus, Target
+from tests.support.reactors import on_both
+from tests.support.waiting import becomes
+from tests.unit.knot_ssh.dataplane.bench import PATIENCE, PEERS, WINDOW, FakeConnection, fake_connection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+OWN = SpaceId.new()
+BACKEND = Target(
+    id=SpaceId.new(),
+    name=SpaceName("backend"),
+    owner=Owner("alice"),
+    zone=Zone("eu"),
+    addresses=["10.0.0.7:2022"],
+    running=True,
+)
+OTHER = BACKEND.model_copy(update={"id": SpaceId.new(), "name": SpaceName("other")})
+AGAIN = 0.02
+"""Seconds between attempts to get a taken port, in these tests."""
+
+
+class FakeLink:
+    """A link that is up when the test says so; channels are asked for on `connection`."""
+
+    def __init__(self, target: Target, connection: FakeConnection) -> None:
+        self.target = target
+        self.connection = connection
+        self.state: Up | Down = CONNECTING
+        self.tally = Tally()
+        self.on_state: set[Callable[[], None]] = set()
+        self.holders = 0
+        self.asked: list[Channel] = []
+        self._up = asyncio.Event()
+
+    def becomes(self, state: Up | Down) -> None:
+        self.state = state
+        if isinstance(state, Up):
+            self._up.set()
+        else:
+            self._up.clear()
+        for listener in list(self.on_state):
+            listener()
+
+    def up(self) -> None:
+        self.becomes(Up(cast("ClientConnection", self.connection), LinkPath("direct", "10.0.0.7:2022"), 0))
+
+    def down(self, reason: str = "connection lost", *, gone: bool = False) -> None:
+        self.becomes(Down(reason, gone))
+
+    def carry(self, channel: Channel, port: Port) -> bool:
+        if not isinstance(self.state, Up):
+            return False
+        channel.ask(self.connection.real, "localhost", int(port))
+        self.asked.append(channel)
+        return True
+
+    async def wait_up(self, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._up.wait()
+        except TimeoutError:
+            raise Unavailable("backend: not up") from None
+
+
+class FakeLinks:
+    """One link for each target; none is ever closed."""
+
+    def __init__(self, connection: FakeConnection) -> None:
+        self._connection = connection
+        self._links: dict[SpaceId, FakeLink] = {}
+
+    def __getitem__(self, target: Target) -> FakeLink:
+        if target.id not in self._links:
+            self._links[target.id] = FakeLink(target, self._connection)
+        return self._links[target.id]
+
+    def hold(self, target: Target) -> Link:
+        link = self[target]
+        link.holders += 1
+        return cast("Link", link)
+
+    def release(self, link: Link) -> None:
+        cast("FakeLink", link).holders -= 1
+
+
+class CountingMemory(Memory):
+    """Counts what it is given to keep."""
+
+    writes = 0
+
+    def keep_forwards(self, forwards: list[ForwardOrder]) -> None:
+        self.writes += 1
+        super().keep_forwards(forwards)
+
+
+class Scene:
+    """The forwards of an agent, its links and its memory."""
+
+    def __init__(self, plane: DataPlane, connection: FakeConnection, folder: Path, patience: float) -> None:
+        self.plane = plane
+        self.connection = connection
+        self.links = FakeLinks(connection)
+        self.link = self.links[BACKEND]
+        self.memory = CountingMemory(folder, OWN)
+        self.forwards = Forwards(plane, cast("Links", self.links), patience, self.memory)
+
+    def status(self, port: Port) -> ForwardStatus:
+        return next(status for status in self.forwards.list().forwards if status.local_port == port)
+
+    def state(self, port: Port) -> str:
+        return self.status(port).state
+
+    def remembered(self) -> list[int]:
+        return [int(order.local_port) for order in self.memory.forwards]
+
+    async def client(self, port: Port) -> socket.socket:
+        """A connection to a forward; the caller closes it."""
+        sock = socket.socket()
+        sock.setblocking(False)
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", int(port)))
+        return sock
+
+
+@asynccontextmanager
+async def scene(plane: DataPlane, folder: Path, patience: float = PATIENCE) -> AsyncIterator[Scene]:
+    """At the end everything is closed, no link is held and no window is spent."""
+    before = plane.budget.left
+    with fake_connection(plane) as connection:
+        made = Scene(plane, connection, folder, patience)
+        try:
+            yield made
+        finally:
+            await made.forwards.close()
+        assert [link.holders for link in made.links._links.values()] == [0] * len(made.links._links)
+        assert not any(link.on_state for link in made.links._links.values())
+    assert plane.budget.left == before
+
+
+@pytest.fixture(autouse=True)
+def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BIND_AGAIN", AGAIN)
+
+
+@pytest.fixture
+def ports() -> list[Port]:
+    """Some that are free, no two the same."""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(20)]
+        return sorted(Port(sock.getsockname()[1]) for sock in socks)
+
+
+@pytest.fixture
+def port(ports: list[Port]) -> Port:
+    return ports[0]
+
+
+@contextmanager
+def taken(port: Port) -> Iterator[None]:
+    """Another process has this port."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", int(port)))
+        sock.listen()
+        yield
+
+
+def order(port: Port, target: Target = BACKEND, remote_port: int = 3000, *, persistent: bool = True) -> ForwardOrder:
+    return ForwardOrder(local_port=port, target=target, remote_port=Port(remote_port), persistent=persistent)
+
+
+async def is_reset(sock: socket.socket) -> None:
+    with pytest.raises(ConnectionResetError):
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.get_running_loop().sock_recv(sock, 1)
+
+
+# Making one
+
+
+@on_both
+async def test_bound_when_it_is_said(plane: DataPlane, tmp_path: Path, port: Port, ports: list[Port]) -> None:
+    """Success means that the port is bound and, where it is persistent, remembered."""
+    async with scene(plane, tmp_path) as stage:
+        started = await stage.forwards.start(order(port))
+        assert (started.status.state, started.replaced) == ("starting", None)
+        (await stage.client(port)).close()
+        assert stage.remembered() == [port]
+        passing = ports[1]
+        await stage.forwards.start(order(passing, persistent=False))
+        assert stage.remembered() == [port]
+
+
+@on_both
+async def test_state_follows_the_link(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A bound forward is what its link is, with the reason where it is of no use."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.up()
+        assert (stage.state(port), stage.status(port).mode, stage.status(port).reason) == ("listening", "direct", None)
+        stage.link.down("no answer")
+        assert (stage.state(port), stage.status(port).mode, stage.status(port).reason) == ("waiting", None, "no answer")
+        stage.link.down("target gone", gone=True)
+        assert (stage.state(port), stage.status(port).reason) == ("failed", "target gone")
+        stage.link.up()
+        assert stage.state(port) == "listening"
+
+
+@on_both
+async def test_taken_port_changes_nothing(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A port that another process has is an error, and nothing is kept of it."""
+    async with scene(plane, tmp_path) as stage:
+        with taken(port), pytest.raises(PortTaken):
+            await stage.forwards.start(order(port))
+        assert stage.forwards.list().forwards == []
+        assert (stage.remembered(), stage.link.holders) == ([], 0)
+
+
+@on_both
+async def test_replacing(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """The same port again sends new connections to the new target; open ones keep theirs."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.up()
+        with await stage.client(port):
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+            started = await stage.forwards.start(order(port, OTHER, persistent=False))
+            assert started.replaced == order(port)
+            assert (stage.link.holders, stage.links[OTHER].holders) == (0, 1)
+            assert stage.remembered() == []
+            stage.links[OTHER].up()
+            stage.link.down()
+            assert stage.state(port) == "listening"
+            with await stage.client(port):
+                await becomes(lambda: len(stage.links[OTHER].asked) == 1, PATIENCE)
+                assert not stage.link.asked[0].is_gone
+
+
+# Restoring
+
+
+@on_both
+async def test_taken_port_at_restore(plane: DataPlane, tmp_path: Path, port: Port, ports: list[Port]) -> None:
+    """At a restore a taken port fails that forward alone, with the reason, and it recovers once the port is free."""
+    free = ports[1]
+    async with scene(plane, tmp_path) as stage:
+        stage.link.up()
+        with taken(port):
+            await stage.forwards.restore([order(port), order(free)])
+            assert (stage.state(port), stage.state(free)) == ("failed", "listening")
+            assert "taken by another process" in (stage.status(port).reason or "")
+            assert stage.remembered() == [port, free]
+        await becomes(lambda: stage.state(port) == "listening", PATIENCE)
+        assert stage.status(port).reason is None
+        with await stage.client(port):
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+
+
+@on_both
+async def test_link_of_a_taken_port(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """While the port is taken nothing that the link says makes the forward look sound."""
+    async with scene(plane, tmp_path) as stage:
+        with taken(port):
+            await stage.forwards.restore([order(port)])
+            for change in (stage.link.up, stage.link.down, stage.link.up):
+                change()
+                assert stage.state(port) == "failed"
+                assert "taken" in (stage.status(port).reason or "")
+
+
+@on_both
+async def test_replacing_while_the_port_is_taken(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """An order for a port that is still taken is an error and changes nothing; what was there goes on trying."""
+    async with scene(plane, tmp_path) as stage:
+        with taken(port):
+            await stage.forwards.restore([order(port)])
+            with pytest.raises(PortTaken):
+                await stage.forwards.start(order(port, OTHER))
+            assert stage.forwards.get(port) == order(port)
+            assert (stage.link.holders, stage.links[OTHER].holders) == (1, 0)
+        stage.link.up()
+        await becomes(lambda: stage.state(port) == "listening", PATIENCE)
+
+
+@on_both
+async def test_replacing_once_the_port_is_free(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """An order binds the port as soon as it is free, and the attempts that were under way do not spoil that."""
+    async with scene(plane, tmp_path) as stage:
+        with taken(port):
+            await stage.forwards.restore([order(port)])
+        started = await stage.forwards.start(order(port, OTHER))
+        assert started.replaced == order(port)
+        stage.links[OTHER].up()
+        assert stage.state(port) == "listening"
+        forward = stage.forwards._forwards[port]
+        await becomes(lambda: not len(forward._tasks), PATIENCE)
+        assert (stage.state(port), stage.status(port).reason) == ("listening", None)
+
+
+@on_both
+async def test_stopping_while_the_port_is_taken(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A forward that never got its port can be stopped, and tries no more."""
+    async with scene(plane, tmp_path) as stage:
+        with taken(port):
+            await stage.forwards.restore([order(port)])
+            forward = stage.forwards._forwards[port]
+            assert (await stage.forwards.stop(port)).state == "stopped"
+        assert not len(forward._tasks)
+        assert not forward.is_bound
+
+
+@on_both
+async def test_restore_is_the_whole_truth_of_persistent_ones(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """What is not in the list is stopped if it was persistent; what is, is made or changed; all others stay."""
+    stale, changed, passing, new = ports[:4]
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.restore([order(stale), order(changed)])
+        await stage.forwards.start(order(passing, persistent=False))
+        await stage.forwards.restore([order(changed, OTHER, 4000), order(new)])
+        assert stage.forwards.get(stale) is None
+        assert stage.forwards.get(changed) == order(changed, OTHER, 4000)
+        assert stage.forwards.get(passing) == order(passing, persistent=False)
+        assert stage.forwards.get(new) == order(new)
+        assert stage.remembered() == [changed, new]
+
+
+@on_both
+async def test_restoring_the_same_disturbs_nothing(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A forward that the list has as it is keeps its connections and its link."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.restore([order(port)])
+        stage.link.up()
+        with await stage.client(port):
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+            moved = BACKEND.model_copy(update={"addresses": [], "running": False})
+            await stage.forwards.restore([order(port, moved)])
+            assert stage.link.holders == 1
+            assert not stage.link.asked[0].is_gone
+
+
+@on_both
+async def test_memory_is_written_once_a_restore(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """However many forwards a restore makes, stops and changes, memory is written once, at the end."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.restore([order(port) for port in ports])
+        assert (stage.memory.writes, stage.remembered()) == (1, ports)
+        await stage.forwards.restore([order(port, OTHER) for port in ports[10:]])
+        assert (stage.memory.writes, stage.remembered()) == (2, ports[10:])
+
+
+# Stopping
+
+
+@on_both
+async def test_stopping(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """To stop a forward frees its port, resets its connections, and is remembered."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.up()
+        with await stage.client(port) as sock:
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+            stage.link.asked[0].process_open_confirmation(PEERS, WINDOW, 32768)
+            status = await stage.forwards.stop(port)
+            assert (status.state, status.mode, status.reason) == ("stopped", None, None)
+            await is_reset(sock)
+        with taken(port):
+            pass
+        assert stage.remembered() == []
+        with pytest.raises(NotFound):
+            await stage.forwards.stop(port)
+
+
+@on_both
+async def test_stopping_alone(plane: DataPlane, tmp_path: Path, port: Port, ports: list[Port]) -> None:
+    """Without the server a persistent forward's end is noted for it; a passing one's, or none's, is not."""
+    passing = ports[1]
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        await stage.forwards.start(order(passing, persistent=False))
+        assert (await stage.forwards.stop_alone(port)).state == "stopped"
+        await stage.forwards.stop_alone(passing)
+        with pytest.raises(NotFound):
+            await stage.forwards.stop_alone(port)
+        assert [(gone.local_port, gone.target_id) for gone in stage.memory.stopped] == [(port, BACKEND.id)]
+        assert Memory(tmp_path, OWN).forwards == []
+
+
+@on_both
+async def test_the_end_is_no_stop(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """What was persistent when the agent ends is remembered for the next start."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+    assert [kept.local_port for kept in Memory(tmp_path, OWN).forwards] == [port]
+
+
+# Connections
+
+
+@on_both
+async def test_connection_waits_for_the_link(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A connection that comes while there is no link is carried as soon as there is one."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.down()
+        with await stage.client(port):
+            await becomes(lambda: stage.link._up._waiters, PATIENCE)
+            assert stage.link.asked == []
+            stage.link.up()
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+
+
+@on_both
+async def test_connection_is_held_for_a_while(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """When no link comes in time the connection is reset, and the listing says why."""
+    async with scene(plane, tmp_path, patience=0.05) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.down("no answer")
+        with await stage.client(port) as sock:
+            await is_reset(sock)
+        stage.link.up()
+        assert "not up" in (stage.status(port).reason or "")
+        counters = stage.status(port).counters
+        assert counters
+        assert counters.refused == 1
+
+
+@on_both
+async def test_unanswered_connection_is_carried_again(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A connection that the target had not answered when its link was lost is carried by the next link, with all it said."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.up()
+        with await stage.client(port) as sock:
+            sock.send(b"early")
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+            stage.link.down()
+            stage.connection.lose()
+            stage.link.up()
+            await becomes(lambda: len(stage.link.asked) == 2, PATIENCE)
+            stage.link.asked[1].process_open_confirmation(PEERS, WINDOW, 32768)
+            await becomes(lambda: bytes(stage.connection.sent) == b"early", PATIENCE)
+
+
+@on_both
+async def test_carried_again_for_a_while_only(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A target that takes the link and loses it again and again does not hold a connection for longer than one wait."""
+    async with scene(plane, tmp_path, patience=0.2) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.up()
+        with await stage.client(port) as sock:
+            reading = asyncio.ensure_future(is_reset(sock))
+            until = asyncio.get_running_loop().time() + PATIENCE
+            while not reading.done():
+                assert asyncio.get_running_loop().time() < until
+                stage.link.down()
+                stage.connection.lose()
+                await asyncio.sleep(0.01)
+                stage.link.up()
+                await asyncio.sleep(0.01)
+            await reading
