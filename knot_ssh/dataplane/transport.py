@@ -24,7 +24,7 @@ UNSENT = 128 * KIB
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 UNACKNOWLEDGED = 16_000
 """Milliseconds that the peer's kernel may leave what we sent unacknowledged; as long as its SSH side may be silent."""
-PAIR_BUFFER = 64 * KIB
+PAIR_BUFFER = 512 * KIB
 """Bytes that one of two joined sockets may hold for the other; the kernel takes twice as much, and more is no faster."""
 
 
