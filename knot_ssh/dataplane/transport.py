@@ -25,7 +25,7 @@ TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 UNACKNOWLEDGED = 16_000
 """Milliseconds that the peer's kernel may leave what we sent unacknowledged; as long as its SSH side may be silent."""
 PAIR_BUFFER = 512 * KIB
-"""Bytes that one of two joined sockets may hold for the other; the kernel takes twice as much. A quarter of it is slower, more is not faster."""
+"""Bytes that one of two joined sockets may hold for the other, and the kernel twice as much. Less is slower, more no faster."""
 
 
 def tune(sock: socket.socket) -> None:
