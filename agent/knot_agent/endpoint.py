@@ -168,18 +168,6 @@ class EndpointDoorkeeper(Doorkeeper):
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         return False
 
-    def unix_connection_requested(self, dest_path: str) -> bool:
-        return False
-
-    def unix_server_requested(self, listen_path: str) -> bool:
-        return False
-
-    def tun_requested(self, unit: int | None) -> bool:
-        return False
-
-    def tap_requested(self, unit: int | None) -> bool:
-        return False
-
     def _refusal(self) -> str | None:
         if self.client is None:
             return "not logged in"

@@ -96,6 +96,20 @@ class Doorkeeper(asyncssh.SSHServer):
     def kbdint_auth_supported(self) -> bool:
         return False
 
+    # TCP is all that is forwarded here, on either kind of server
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        return False
+
+    def unix_server_requested(self, listen_path: str) -> bool:
+        return False
+
+    def tun_requested(self, unit: int | None) -> bool:
+        return False
+
+    def tap_requested(self, unit: int | None) -> bool:
+        return False
+
     async def welcomes(self, login: str, shown: Shown) -> bool:
         """Whether the holder of this key or certificate may enter under this login name.
 

@@ -11,11 +11,6 @@ def refuse_client(client: ClientCertificate, wanted: Principal, revoked: Revocat
     """The reason why this client may not; None when it may. `now` is in seconds since 1970."""
     if wanted not in client.identity.principals:
         return "other owner or zone"
-    return refuse_certificate(client, revoked, now)
-
-
-def refuse_certificate(client: ClientCertificate, revoked: RevocationList, now: float) -> str | None:
-    """The reason why this certificate is good for nothing any more; None when it is."""
     if revoked.covers(client.serial, client.fingerprint):
         return "revoked"
     if now >= client.expires_at:

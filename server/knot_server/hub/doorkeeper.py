@@ -168,18 +168,6 @@ class HubDoorkeeper(Doorkeeper):
             return False
         return self._register(self._visitor, listen_host, listen_port)
 
-    def unix_connection_requested(self, dest_path: str) -> bool:
-        return False
-
-    def unix_server_requested(self, listen_path: str) -> bool:
-        return False
-
-    def tun_requested(self, unit: int | None) -> bool:
-        return False
-
-    def tap_requested(self, unit: int | None) -> bool:
-        return False
-
     def leave_if_revoked(self) -> None:
         """End the connection of an agent or a caller whose key or certificate is void now."""
         revoked = self._lobby.revocations.current

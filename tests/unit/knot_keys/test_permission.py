@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from knot_keys.certificates import ClientCertificate
 from knot_keys.identity import Identity
-from knot_keys.permission import refuse_certificate, refuse_client
+from knot_keys.permission import refuse_client
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 from tests.unit.strategies import owners, principals, zones
@@ -60,8 +60,6 @@ def test_expired_client(now: float) -> None:
     assert refuse_client(CLIENT, OWN, NOTHING_REVOKED, now) == "certificate expired"
 
 
-def test_certificate_alone() -> None:
-    """Whether a certificate is still good for anything is asked without an owner or zone; revoked counts before expired."""
-    assert refuse_certificate(CLIENT, NOTHING_REVOKED, 999.9) is None
-    assert refuse_certificate(CLIENT, NOTHING_REVOKED, 1000.0) == "certificate expired"
-    assert refuse_certificate(CLIENT, RevocationList.of([1], []), 2000.0) == "revoked"
+def test_revoked_counts_before_expired() -> None:
+    """Of two reasons the log has the one that somebody decided."""
+    assert refuse_client(CLIENT, OWN, RevocationList.of([1], []), 2000.0) == "revoked"
