@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -43,8 +43,8 @@ HEAD_START = 0.05
 """Seconds that each address has before the next one is tried as well."""
 RELAY_HEAD_START = 0.25
 """The same that the last address has before the relay."""
-LOCATE_PATIENCE = 2.0
-"""Seconds for the hub to say where a target is; then what is known has to do."""
+LOCATE_PATIENCE = 1.0
+"""Seconds for the hub to say where a target is; then the attempt has failed, and the next one begins with what is known."""
 LOCATE_AGAIN = 30.0
 """Seconds for which its answer holds, unless a connection is lost: it tells by itself when a target comes or moves."""
 
@@ -292,34 +292,45 @@ class Link:
 
     async def _reach(self, direct_alone: bool) -> Made:
         """The first path that works; raises Unavailable, or NotFound when the target was deleted."""
-        if not direct_alone and self._loop.time() >= self._located_until:
-            await self._ask_hub()
-        target = self.target
         if not self._credentials.certified:
             raise Unavailable("this space has no valid certificate; is the server reachable?")
-        ways: list[tuple[float, Runner[Made]]] = [
-            (HEAD_START, partial(self._dial, Address.parse(address))) for address in target.addresses
-        ]
+        known = self.target.addresses
+        ways = self._direct_ways(known)
         if not direct_alone:
-            ways.append((RELAY_HEAD_START, self._dial_relay))
+            ways.append((RELAY_HEAD_START, partial(self._ask_hub, known)))
+        return await self._first(ways)
+
+    async def _ask_hub(self, tried: Collection[str]) -> Made:
+        """What needs the hub: addresses that only it knows, and its relay."""
+        if self._loop.time() >= self._located_until:
+            try:
+                async with asyncio.timeout(LOCATE_PATIENCE):
+                    self._know(await self._locate(self.target.id))
+            except TimeoutError:
+                raise Unavailable("the server does not say where it is") from None
+            self._located_until = self._loop.time() + LOCATE_AGAIN
+        fresh = [address for address in self.target.addresses if address not in tried]
+        return await self._first([*self._direct_ways(fresh), (RELAY_HEAD_START, self._dial_relay)])
+
+    def _direct_ways(self, addresses: Sequence[str]) -> list[tuple[float, Runner[Made]]]:
+        return [(HEAD_START, partial(self._dial, Address.parse(address))) for address in addresses]
+
+    async def _first(self, ways: Sequence[tuple[float, Runner[Made]]]) -> Made:
+        """The first of these to work; raises Unavailable, or NotFound when the target was deleted."""
         if not ways:
             raise Unavailable("the target has no address")
         try:
             return await race(self._tasks, ways, _discard)
         except ExceptionGroup as group:
-            if not all(isinstance(error, KnotError) for error in group.exceptions):
+            errors = group.exceptions
+            if not all(isinstance(error, KnotError) for error in errors):
                 raise
-            if not target.running:
+            gone = next((error for error in errors if isinstance(error, NotFound)), None)
+            if gone:
+                raise gone from None
+            if not self.target.running:
                 raise Unavailable("the target is not running") from None
-            raise Unavailable("; ".join(map(str, group.exceptions))) from None
-
-    async def _ask_hub(self) -> None:
-        try:
-            async with asyncio.timeout(LOCATE_PATIENCE):
-                self._know(await self._locate(self.target.id))
-        except (Unavailable, TimeoutError):
-            return  # what is known has to do
-        self._located_until = self._loop.time() + LOCATE_AGAIN
+            raise Unavailable("; ".join(map(str, errors))) from None
 
     async def _dial(self, address: Address) -> Made:
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from knot_keys.certificates import expires_at, read_certificate
+from knot_ssh.errors import NotRunning, Unavailable
 from knot_ssh.local import SOCKET_FILE, AgentSocket
 from knot_ssh.ports import PortsOfAgent, PortsOfServer
 from tests.support.configured import ConfiguredAgent
@@ -60,11 +61,19 @@ class Site:
             local = free_port()
         self.stand_up()
         order = {"local_port": local, "space": target, "remote_port": remote_port, **options}
-        PortsOfServer(self.system.api(OWNER)).forward(self.near.id, order)
+        until(lambda: self._forwarded(order), PATIENCE, "the source's agent answers")
         wanted = path or target
         paths = [wanted] if wanted in PATHS else PATHS
         until(lambda: mode(self.near, local) in paths, PATIENCE, f"the link to {target}")
         return local
+
+    def _forwarded(self, order: dict[str, Any]) -> bool:
+        """Whether the agent has made it: a connection that a fault before has broken may still have to be found dead."""
+        try:
+            made = PortsOfServer(self.system.api(OWNER)).forward(self.near.id, order)
+        except (NotRunning, Unavailable):
+            return False
+        return bool(made["state"] != "stopped")
 
     def stop_forwards(self) -> None:
         """Stop all of the source's."""

@@ -109,7 +109,7 @@ def test_part(networked: Site, net: Network, figure: Figure) -> None:
             again = min(line.over_at for line in probes.lines if line.is_whole and line.over_at > parted) - parted
             until(lambda: all(line.is_over for line in lines), PATIENCE, "every line over the direct link ends")
             seconds = max(line.over_at for line in lines) - parted
-        lost = probes.settled(PATIENCE).lost()
+        lost = probes.settled(PATIENCE).lost(parted)  # those before may have been on their way
         figure(
             f"{len(lost)} of {len(probes.lines)} new ones lost, served by relay after {again:.1f} s, "
             f"direct ones reset after {seconds:.1f} s"

@@ -384,6 +384,6 @@ class Probes:
         until(lambda: all(line.is_over for line in self.lines), patience, "every probe is over")
         return self
 
-    def lost(self) -> list[Line]:
-        """Those that were not served whole."""
-        return [line for line in self.lines if not line.is_whole]
+    def lost(self, since: float = 0) -> list[Line]:
+        """Those opened since then that were not served whole."""
+        return [line for line in self.lines if line.opened_at >= since and not line.is_whole]

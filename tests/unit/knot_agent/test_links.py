@@ -110,6 +110,7 @@ class World:
     answers: set[str] = field(default_factory=set)
     relay: bool = False
     located: Target | None = None
+    """What the hub says where the target is; without it the hub is away."""
     gone: bool = False
     stuck: bool = False
     """Whether dialling takes for ever."""
@@ -222,7 +223,7 @@ async def test_direct(world: World, credentials: Credentials) -> None:
 
 
 async def test_hub_knows_better(world: World, credentials: Credentials) -> None:
-    """The hub is asked first where the target is, once; what it says is passed on."""
+    """What is known is tried first, and then the hub asked where the target is, once; what it says is passed on."""
     world.answers = {TWO}
     world.located = TARGET.model_copy(update={"addresses": [TWO]})
     async with linked(world, credentials) as link:
@@ -231,9 +232,9 @@ async def test_hub_knows_better(world: World, credentials: Credentials) -> None:
         connection = await up(link, OTHER)
         assert heard == [world.located]
         connection.abort()
-        await becomes(lambda: world.asked == 2)
+        await becomes(lambda: len(world.made) == 2)
         await up(link, OTHER)
-        assert ONE not in world.tried
+        assert (world.tried, world.asked) == ([ONE, TWO, TWO], 1)
 
 
 async def test_what_worked_comes_first(world: World, credentials: Credentials) -> None:
@@ -250,7 +251,7 @@ async def test_what_worked_comes_first(world: World, credentials: Credentials) -
 
 async def test_relay_where_nothing_else_works(world: World, credentials: Credentials) -> None:
     """A target that cannot be dialled is reached by the relay; then direct paths alone are tried, and taken."""
-    world.relay = True
+    world.relay, world.located = True, TARGET
     async with linked(world, credentials) as link:
         connection = await up(link, RELAY)
         await becomes(lambda: world.tried.count(ONE) == 2)
@@ -264,6 +265,7 @@ async def test_relay_where_nothing_else_works(world: World, credentials: Credent
 
 async def test_nothing_works(world: World, credentials: Credentials) -> None:
     """When no path works the link says what each attempt has met, and is tried again."""
+    world.located = TARGET
     async with linked(world, credentials) as link:
         await becomes(lambda: isinstance(link.state, Down) and "nobody is there" in link.state.reason)
         assert isinstance(link.state, Down)
@@ -312,7 +314,19 @@ async def test_deleted_target_is_asked_for_once(world: World, credentials: Crede
     await becomes(lambda: link.state == Down("target gone", gone=True))
     for _ in range(100):
         await asyncio.sleep(0)
-    assert (world.asked, world.tried) == (1, [])
+    assert (world.asked, world.tried) == (1, [ONE])
+    await link.close()
+
+
+async def test_silent_hub(world: World, credentials: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the hub says nothing each attempt ends soon, so that the known address is tried again and again."""
+    monkeypatch.setattr(module, "LOCATE_PATIENCE", 0.01)
+    world.relay = True
+    link = Link(stock_plane(), TARGET, credentials, lambda _: asyncio.Event().wait(), cast("Relay", world))  # type: ignore[arg-type, return-value]
+    await becomes(lambda: isinstance(link.state, Down) and "the server does not say" in link.state.reason)
+    world.answers = {ONE}
+    await up(link, DIRECT)
+    assert "relay" not in world.tried
     await link.close()
 
 
@@ -407,7 +421,7 @@ async def test_lost_connection_carries_nothing(world: World, credentials: Creden
 
 async def test_silent_peer_is_escaped(world: World, credentials: Credentials) -> None:
     """While the peer is silent another path is sought; what it has not answered is then carried there, the rest stays."""
-    world.answers = {ONE}
+    world.answers, world.located = {ONE}, TARGET
     async with linked(world, credentials) as link:
         first = await up(link, DIRECT)
         channel = FakeChannel()
@@ -501,7 +515,7 @@ async def test_finishing(world: World, credentials: Credentials) -> None:
 
 async def test_closing_while_dialling(world: World, credentials: Credentials) -> None:
     """A link that ends in the middle of an attempt leaves nothing of it."""
-    world.stuck = True
+    world.stuck, world.located = True, TARGET
     async with linked(world, credentials):
         await becomes(lambda: len(world.tried) == 2)
 
