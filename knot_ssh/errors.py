@@ -100,6 +100,12 @@ class PortTaken(Conflict):
     code = "port_taken"
 
 
+class HeldByFile(Conflict):
+    """That forward is made by the agent's settings file; change it there."""
+
+    code = "held_by_file"
+
+
 class NameTaken(Conflict):
     """That name is taken."""
 

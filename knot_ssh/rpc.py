@@ -23,8 +23,8 @@ from knot_ssh.errors import BadInput, KnotError, Unavailable, error_for
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import first_complaint
 
-LINE_LIMIT = 1 << 20
-"""Bytes in one line: a thousand forwards with their status fit several times over."""
+LINE_LIMIT = 2_000_000
+"""Bytes in one line: as many forwards as a space may have, with their status; less than a channel's window holds."""
 CALLS_AT_ONCE = 64
 """Requests of one peer being worked on; further ones wait for their turn."""
 CALLS_WAITING = 1024

@@ -22,6 +22,8 @@ def _checked_reference(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+FORWARDS_MAX = 2048
+"""Forwards that one space may have: what two messages between hub and agent hold (`rpc.LINE_LIMIT`)."""
 TARGETS_MAX = 4096
 """Spaces of which one agent may want to hear."""
 JOIN_LOGIN = "join"
@@ -70,6 +72,41 @@ class StopRequest(Message):
     """The forward to stop."""
 
     local_port: Port
+    drain: StrictBool = Field(
+        default=False, description="Let open connections end by themselves; until then the forward is `draining`."
+    )
+
+
+class ApplyRequest(Message):
+    """All forwards that a source space is to have, but for those of its agent's file. Whatever else it has is stopped."""
+
+    forwards: list[ForwardRequest] = Field(max_length=FORWARDS_MAX)
+    dry_run: StrictBool = Field(default=False, description="Answer what would happen, and change nothing.")
+
+
+class AppliedForward(Message):
+    """A forward as `apply` answers it."""
+
+    local_port: Port
+    space: str = Field(description="The target's name.")
+    remote_port: Port
+    persistent: StrictBool
+
+
+class ApplyError(Message):
+    """Why a forward could not be made; what stood on that port before still stands."""
+
+    local_port: Port
+    error: str
+    code: str = Field(description="Names the kind of error, for scripts.")
+
+
+class Applied(Message):
+    """What has changed, each list ordered by local port. Forwards that were there already are in none of them."""
+
+    applied: list[AppliedForward] = Field(description="New, or changed in place.")
+    stopped: list[AppliedForward] = Field(description="Not wanted any more.")
+    errors: list[ApplyError]
 
 
 class Counters(Message):
@@ -91,16 +128,22 @@ class LinkStatus(Counters):
     round_trip: float | None = Field(default=None, description="Seconds to the target's agent and back, at best.")
 
 
+Origin = Literal["command", "file"]
+"""Where a forward comes from: the command line, the API or a script; or the agent's own settings file."""
+
+
 class ForwardStatus(Message):
     """A forward as `list` shows it."""
 
     local_port: Port
+    bind: str = Field(default="127.0.0.1", description="The address that the local port is bound at.")
+    origin: Origin = Field(default="command", description="`file`: the agent's settings file, which alone can change it.")
     space: str = Field(description="The target's name.")
-    space_id: SpaceId
+    space_id: SpaceId | None = Field(description="The target's id; null while no server has told it.")
     remote_port: Port
     persistent: StrictBool
     mode: Literal["direct", "relay"] | None = Field(default=None, description="How the target is reached at this moment.")
-    state: Literal["starting", "listening", "waiting", "failed", "stopped"]
+    state: Literal["starting", "listening", "waiting", "failed", "draining", "stopped"]
     reason: str | None = Field(default=None, description="Why it waits or failed.")
     address: str | None = Field(default=None, description="The address in use: the target's, or the hub's for `relay`.")
     counters: Counters | None = Field(default=None, description="Of this forward, while its agent runs.")
@@ -111,6 +154,9 @@ class ForwardList(Message):
     """The forwards of one space, ordered by local port."""
 
     forwards: list[ForwardStatus]
+    file_error: str | None = Field(
+        default=None, description="What is wrong with the agent's settings file, and where: its forwards stay as they last were."
+    )
 
 
 class OnSpace(Message):
@@ -125,10 +171,14 @@ class ForwardCall(OnSpace):
     forward: ForwardRequest
 
 
-class StopCall(OnSpace):
+class StopCall(OnSpace, StopRequest):
     """Stop a forward of the source space."""
 
-    local_port: Port
+
+class ApplyCall(OnSpace):
+    """Replace the forwards of the source space."""
+
+    request: ApplyRequest
 
 
 # Between hub and agent
@@ -162,10 +212,38 @@ class ForwardStarted(Message):
     replaced: ForwardOrder | None = None
 
 
-class TargetQuestion(Message):
-    """Asks the hub for a target by its id."""
+class WantedForward(ForwardOrder):
+    """One of the forwards that are to be."""
 
-    id: SpaceId
+    force: StrictBool
+
+
+class ApplyOrder(Message):
+    """The hub's word to the source agent: hold these forwards, and no others but those of your file."""
+
+    forwards: list[WantedForward]
+    dry_run: StrictBool
+
+
+class ReplacedForward(Message):
+    """A forward that now stands, and what stood on its port before."""
+
+    order: ForwardOrder
+    replaced: ForwardOrder | None = None
+
+
+class ApplyAnswer(Message):
+    """What the agent has made of it, each list ordered by local port."""
+
+    applied: list[ReplacedForward]
+    stopped: list[ForwardOrder]
+    errors: list[ApplyError]
+
+
+class TargetQuestion(Message):
+    """Asks the hub for a target by its id, or by its name among the spaces of the agent's owner and zone."""
+
+    space: SpaceReference
 
 
 class JoinChallenge(Message):

@@ -213,7 +213,7 @@ class Agent:
         self._control.end(farewell.reason)
 
     async def _locate(self, space_id: SpaceId) -> Target:
-        return await self._control.ask("target.locate", TargetQuestion(id=space_id), Target)
+        return await self._control.ask("target.locate", TargetQuestion(space=space_id), Target)
 
     # What the command line may ask
 

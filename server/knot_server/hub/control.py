@@ -129,8 +129,8 @@ class _Conversation:
         return certificates
 
     async def locate(self, question: TargetQuestion) -> Target:
-        target = await self._control.forwarding.target(self._actor, question.id)
-        self._control.roster.watch(self.agent, [question.id])
+        target = await self._control.forwarding.target(self._actor, question.space)
+        self._control.roster.watch(self.agent, [target.id])
         return target
 
     async def forward(self, call: ForwardCall) -> ForwardStatus:

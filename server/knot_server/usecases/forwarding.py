@@ -128,10 +128,10 @@ class Forwarding:
                     )
                 )
 
-    async def target(self, actor: Actor, space_id: SpaceId) -> Target:
+    async def target(self, actor: Actor, reference: str) -> Target:
         """How to reach a space of the agent's own owner and zone; raises NotFound."""
         async with self._database.reading() as session:
-            return self._target(await find_space(session, actor, space_id))
+            return self._target(await find_space(session, actor, reference))
 
     def _check(self, space: Space, target: Space, request: ForwardRequest) -> None:
         """What is refused before anything is asked of an agent."""
