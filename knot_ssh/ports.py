@@ -5,6 +5,7 @@ Both speak the same bodies, so a caller need not know which it has. A source of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,11 +19,12 @@ Body = dict[str, Any]
 
 
 class Ports(Protocol):
-    """Make, list and stop forwards. Results are the bodies of the HTTP API; errors are KnotErrors."""
+    """Make, list, stop and replace forwards. Results are the bodies of the HTTP API; errors are KnotErrors."""
 
     def forward(self, source: str | None, forward: Body) -> Body: ...
     def list(self, source: str | None) -> Body: ...
-    def stop(self, source: str | None, local_port: int) -> Body: ...
+    def stop(self, source: str | None, local_port: int, *, drain: bool = False) -> Body: ...
+    def apply(self, source: str | None, forwards: Sequence[Body], *, dry_run: bool = False) -> Body: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,12 @@ class PortsOfAgent:
     def list(self, source: str | None) -> Body:
         return _body(self.agent.call("port.list", {"source": source}))
 
-    def stop(self, source: str | None, local_port: int) -> Body:
-        return _body(self.agent.call("port.stop", {"source": source, "local_port": local_port}))
+    def stop(self, source: str | None, local_port: int, *, drain: bool = False) -> Body:
+        return _body(self.agent.call("port.stop", {"source": source, "local_port": local_port, "drain": drain}))
+
+    def apply(self, source: str | None, forwards: Sequence[Body], *, dry_run: bool = False) -> Body:
+        request = {"forwards": list(forwards), "dry_run": dry_run}
+        return _body(self.agent.call("port.apply", {"source": source, "request": request}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +59,13 @@ class PortsOfServer:
     def list(self, source: str | None) -> Body:
         return _body(self.api.get("space-io", _named(source), "port", "list"))
 
-    def stop(self, source: str | None, local_port: int) -> Body:
-        return _body(self.api.post("space-io", _named(source), "port", "stop", body={"local_port": local_port}))
+    def stop(self, source: str | None, local_port: int, *, drain: bool = False) -> Body:
+        body = {"local_port": local_port, "drain": drain}
+        return _body(self.api.post("space-io", _named(source), "port", "stop", body=body))
+
+    def apply(self, source: str | None, forwards: Sequence[Body], *, dry_run: bool = False) -> Body:
+        body = {"forwards": list(forwards), "dry_run": dry_run}
+        return _body(self.api.post("space-io", _named(source), "port", "apply", body=body))
 
 
 def _named(source: str | None) -> str:

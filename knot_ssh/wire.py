@@ -22,8 +22,9 @@ def _checked_reference(text: str) -> str:
         raise ValueError(str(error)) from None
 
 
-FORWARDS_MAX = 2048
-"""Forwards that one space may have: what two messages between hub and agent hold (`rpc.LINE_LIMIT`)."""
+FORWARDS_MAX = 1024
+"""Forwards that one space may have by command, and as many again by its agent's file: a list of all fits into one message
+between hub and agent (`rpc.LINE_LIMIT`)."""
 TARGETS_MAX = 4096
 """Spaces of which one agent may want to hear."""
 JOIN_LOGIN = "join"
@@ -155,7 +156,8 @@ class ForwardList(Message):
 
     forwards: list[ForwardStatus]
     file_error: str | None = Field(
-        default=None, description="What is wrong with the agent's settings file, and where: its forwards stay as they last were."
+        default=None,
+        description="What is wrong with the agent's settings file, and where: its forwards stay as they last were.",
     )
 
 
@@ -212,9 +214,10 @@ class ForwardStarted(Message):
     replaced: ForwardOrder | None = None
 
 
-class WantedForward(ForwardOrder):
+class WantedForward(Message):
     """One of the forwards that are to be."""
 
+    order: ForwardOrder
     force: StrictBool
 
 

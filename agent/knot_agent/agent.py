@@ -35,6 +35,10 @@ from knot_ssh.retrying import until_done
 from knot_ssh.rpc import Method
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import (
+    Applied,
+    ApplyAnswer,
+    ApplyCall,
+    ApplyOrder,
     Farewell,
     ForwardCall,
     ForwardList,
@@ -177,6 +181,7 @@ class Agent:
         return {
             "forward.start": (ForwardOrder, self._start),
             "forward.stop": (StopRequest, self._stop),
+            "forward.apply": (ApplyOrder, self._apply),
             "forward.list": (Nothing, self._list),
             "target.changed": (Target, self._target_changed),
             "keys.revoked": (Revoked, self._revoked),
@@ -191,7 +196,11 @@ class Agent:
 
     async def _stop(self, request: StopRequest) -> ForwardStatus:
         await self._settled.wait()
-        return await self._forwards.stop(request.local_port)
+        return await self._forwards.stop(request)
+
+    async def _apply(self, request: ApplyOrder) -> ApplyAnswer:
+        await self._settled.wait()
+        return await self._forwards.apply(request)
 
     async def _list(self, _request: Nothing) -> ForwardList:
         return self._forwards.list()
@@ -222,6 +231,7 @@ class Agent:
             "port.forward": (ForwardCall, self._ask_forward),
             "port.list": (OnSpace, self._ask_list),
             "port.stop": (StopCall, self._ask_stop),
+            "port.apply": (ApplyCall, self._ask_apply),
         }
 
     async def _ask_forward(self, call: ForwardCall) -> ForwardStatus:
@@ -234,8 +244,11 @@ class Agent:
 
     async def _ask_stop(self, call: StopCall) -> ForwardStatus:
         if call.source is None and not self._control.connected:
-            return await self._forwards.stop_alone(call.local_port)
+            return await self._forwards.stop_alone(StopRequest(local_port=call.local_port, drain=call.drain))
         return await self._control.ask("port.stop", call, ForwardStatus)
+
+    async def _ask_apply(self, call: ApplyCall) -> Applied:
+        return await self._control.ask("port.apply", call, Applied)
 
 
 async def _membership(plane: DataPlane, home: Home, hub: Address, token: JoinToken | None) -> Membership:

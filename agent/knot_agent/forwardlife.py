@@ -4,10 +4,11 @@
     LISTENING  bound; its link is up
     WAITING    bound; the target cannot be reached, connections are held for a while
     FAILED     not of use: the port is taken, or the target was deleted
+    DRAINING   bound no more; connections that are open go on until they end
     STOPPED    over
 
 What the link says counts only for a forward that is bound: PORT_TAKEN leads to FAILED from everywhere, and BOUND is the
-only way out of that.
+only way out of that. From DRAINING there is no way back: another forward may have the port.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class State(StrEnum):
     LISTENING = "listening"
     WAITING = "waiting"
     FAILED = "failed"
+    DRAINING = "draining"
     STOPPED = "stopped"
 
 
@@ -36,6 +38,7 @@ class Event(StrEnum):
     LINK_UP = "link up"
     LINK_DOWN = "link down"
     TARGET_GONE = "target gone"
+    DRAIN = "drain"
     STOP = "stop"
 
 
@@ -46,13 +49,14 @@ _LINK = {
     _E.LINK_DOWN: _S.WAITING,
     _E.TARGET_GONE: _S.FAILED,
 }
-_BOUND = _LINK | {_E.PORT_TAKEN: _S.FAILED, _E.STOP: _S.STOPPED}
+_BOUND = _LINK | {_E.PORT_TAKEN: _S.FAILED, _E.DRAIN: _S.DRAINING, _E.STOP: _S.STOPPED}
 
 TABLE: dict[State, dict[Event, State]] = {
     _S.STARTING: _BOUND | {_E.BOUND: _S.STARTING},
     _S.LISTENING: _BOUND,
     _S.WAITING: _BOUND,
     _S.FAILED: _BOUND | {_E.BOUND: _S.STARTING},
+    _S.DRAINING: dict.fromkeys(_LINK, _S.DRAINING) | {_E.STOP: _S.STOPPED},
     _S.STOPPED: {_E.STOP: _S.STOPPED},
 }
 

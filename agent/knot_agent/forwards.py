@@ -1,324 +1,195 @@
-"""Forwards: a listening socket each, whose connections are carried over the link to the target.
+"""The forwards of one agent, and who may change them.
 
-The listener belongs to the forward and not to a link: the port stays bound whatever becomes of connections to the
-target, and replacing a forward only changes where new connections go.
+They are made by command (the command line, the API, a script) or by the agent's file. On a port that both want the
+file's stands, and covers the other, which is there again once the file lets go of the port.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import socket
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
 import structlog
 
-from knot_agent.forwardlife import Event, State, forward_life
-from knot_agent.links import CONNECTING, Down, Link, Links, Up
+from knot_agent.forward import BIND_HOST, Forward, bind_port
+from knot_agent.links import Links
 from knot_agent.memory import Memory
-from knot_ssh.addresses import Address
-from knot_ssh.dataplane.channel import Channel
-from knot_ssh.dataplane.channels import Channels
-from knot_ssh.dataplane.counters import Tally
-from knot_ssh.dataplane.listening import Listener, born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.dataplane.windows import Budget
-from knot_ssh.errors import Conflict, KnotError, NotFound, PortTaken, Unavailable
-from knot_ssh.listening import bind
-from knot_ssh.logs import Sparing
+from knot_ssh.errors import Conflict, HeldByFile, KnotError, NotFound
 from knot_ssh.names import Port
+from knot_ssh.planning import complaint_about, is_same, make_plan
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import Counters, ForwardList, ForwardOrder, ForwardStarted, ForwardStatus, LinkStatus
+from knot_ssh.wire import (
+    FORWARDS_MAX,
+    ApplyAnswer,
+    ApplyOrder,
+    ForwardList,
+    ForwardOrder,
+    ForwardStarted,
+    ForwardStatus,
+    ReplacedForward,
+    StopRequest,
+)
 
 log = structlog.get_logger(__name__)
 
-BIND_HOST = "127.0.0.1"
-BIND_AGAIN = 1.0
-"""Seconds between attempts to get a port that another process has."""
 STOPPED = {"state": "stopped", "mode": None, "address": None, "reason": None, "link": None}
 """What a forward is once it is stopped."""
 
 
-class Forward:
-    """One local port."""
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """A forward that the agent's file asks for, bound at this literal address."""
 
-    def __init__(self, plane: DataPlane, order: ForwardOrder, link: Link, patience: float) -> None:
-        self.plane = plane
-        self.tally = Tally()
-        self.order = order
-        self._link = link
-        self._patience = patience
-        self._listener: Listener | None = None
-        self._channels = Channels()
-        self._tasks = Tasks()
-        self._last_error: str | None = None
-        self._obstacle = ""
-        self._sparing = Sparing()
-        self._life = forward_life(_now())
-
-    @property
-    def budget(self) -> Budget:
-        return self.plane.budget
-
-    @property
-    def is_bound(self) -> bool:
-        return self._listener is not None
-
-    def listen(self) -> None:
-        """Bind the port and start accepting; raises PortTaken or Conflict."""
-        try:
-            sock = self._bind()
-        except KnotError as error:
-            self._obstacle = str(error)
-            self._on(Event.PORT_TAKEN)
-            raise
-        self._listener = self.plane.listen(born_to_reset(sock), self._accepted)
-        self._obstacle = ""
-        self._on(Event.BOUND)
-        self._link.on_state.add(self._link_changed)
-        order = self.order
-        log.info("forward started", port=order.local_port, target=order.target.name, remote_port=order.remote_port)
-        self._link_changed()
-
-    def listen_when_free(self) -> None:
-        """Bind the port, now or when whoever has it lets go."""
-        try:
-            self.listen()
-        except KnotError as error:
-            log.error("forward failed", port=self.order.local_port, target=self.order.target.name, reason=str(error))
-            self._tasks.start(self._keep_trying())
-
-    def retarget(self, order: ForwardOrder, link: Link) -> Link:
-        """Send new connections elsewhere; gives the link that is not needed for new ones any more."""
-        before, self._link = self._link, link
-        before.on_state.discard(self._link_changed)
-        link.on_state.add(self._link_changed)
-        self.order = order
-        self._last_error = None
-        self._link_changed()
-        return before
-
-    def status(self) -> ForwardStatus:
-        """How it stands."""
-        order, state = self.order, self._link.state
-        known = ForwardStatus(
-            local_port=order.local_port,
-            space=order.target.name,
-            space_id=order.target.id,
-            remote_port=order.remote_port,
-            persistent=order.persistent,
-            state=self._life.phase.value,
-            reason=self._obstacle or self._trouble or self._last_error,
-            counters=Counters(**self.tally.as_dict()),
-        )
-        if not isinstance(state, Up):
-            return known
-        link = LinkStatus(
-            **self._link.tally.as_dict(),
-            round_trip=state.connection.round_trip or None,
-            up_since=datetime.fromtimestamp(int(state.since), UTC),
-        )
-        return known.model_copy(update={"mode": state.path.mode, "address": state.path.address, "link": link})
-
-    @property
-    def _trouble(self) -> str:
-        """Why the target cannot be reached."""
-        state = self._link.state
-        return state.reason if isinstance(state, Down) and state is not CONNECTING else ""
-
-    def stop_accepting(self) -> None:
-        if self._listener:
-            self._listener.close()
-
-    async def wait_idle(self) -> None:
-        """Wait until no connection is open."""
-        await self._channels.wait_idle()
-
-    async def close(self) -> Link:
-        """Free the port and reset its connections; gives back the link."""
-        self._on(Event.STOP)
-        self._link.on_state.discard(self._link_changed)
-        self.stop_accepting()
-        self._channels.abort()
-        await self._tasks.cancel()
-        return self._link
-
-    # What becomes of a connection
-
-    def channel_opened(self, channel: Channel) -> None:
-        self._last_error = None
-
-    def channel_refused(self, channel: Channel, reason: str) -> None:
-        self.tally.refuse(reason)
-        self._last_error = f"last connection failed: {reason}"
-        order = self.order
-        self._sparing.warning(log, "connection refused", port=order.local_port, target=order.target.name, reason=reason)
-
-    def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
-        """Nothing has been said on it: have the next connection to the target carry it."""
-        self._channels.remove(channel)
-        if self._life.phase is State.STOPPED:
-            sock.close()
-        else:
-            self._carry(sock, channel.since)
-
-    def channel_gone(self, channel: Channel) -> None:
-        self._channels.remove(channel)
-
-    def _accepted(self, sock: socket.socket) -> None:
-        self._carry(sock, self.plane.reactor.now)
-
-    def _carry(self, sock: socket.socket, since: float) -> None:
-        """Carry a connection, which is there since then, at once, or have it wait for the link."""
-        channel = Channel(self, sock, since)
-        self._channels.add(channel)
-        link, port = self._link, self.order.remote_port
-        if not link.carry(channel, port):
-            self._tasks.start(self._carry_later(channel, link, port))
-
-    async def _carry_later(self, channel: Channel, link: Link, port: Port) -> None:
-        until = channel.since + self._patience
-        try:
-            await link.wait_up(until - _now())
-            while not channel.is_gone and not link.carry(channel, port):
-                await link.wait_up(until - _now())
-                await asyncio.sleep(0)  # a connection that was lost just now
-        except Unavailable as error:
-            self.channel_refused(channel, str(error))
-            channel.abort()
-
-    # The port and the link
-
-    def _bind(self) -> socket.socket:
-        port = self.order.local_port
-        try:
-            return bind(Address(BIND_HOST, int(port)))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise PortTaken(f"port {port} is taken by another process on this space") from None
-            raise Conflict(f"port {port} cannot be bound on this space: {error.strerror}") from None
-
-    async def _keep_trying(self) -> None:
-        while True:
-            await asyncio.sleep(BIND_AGAIN)
-            if self.is_bound:  # by an order in the meantime
-                return
-            with contextlib.suppress(KnotError):
-                self.listen()
-
-    def _link_changed(self) -> None:
-        """What the link says counts once the port is ours."""
-        if self.is_bound:
-            state = self._link.state
-            if isinstance(state, Up):
-                self._on(Event.LINK_UP)
-            elif state is CONNECTING:
-                self._on(Event.LINK_STARTS)
-            else:
-                self._on(Event.TARGET_GONE if state.gone else Event.LINK_DOWN)
-
-    def _on(self, event: Event) -> None:
-        if self._life.phase is not State.STOPPED:
-            self._life.on(event, _now())
+    order: ForwardOrder
+    bind: str = BIND_HOST
 
 
 class Forwards:
     """The forwards of one agent by local port."""
 
     def __init__(self, plane: DataPlane, links: Links, patience: float, memory: Memory) -> None:
+        self.unresolved: list[ForwardStatus] = []
+        """What the agent's file asks for and cannot be made yet."""
+        self.file_error: str | None = None
+        """What is wrong with that file."""
         self._plane = plane
         self._links = links
         self._memory = memory
         self._patience = patience
         self._forwards: dict[Port, Forward] = {}
+        self._covered: dict[Port, ForwardOrder] = {}
+        self._draining: set[Forward] = set()
+        self._tasks = Tasks()
         self._changing = asyncio.Lock()
         self._closing = False
+
+    # By command
 
     async def start(self, order: ForwardOrder) -> ForwardStarted:
         """Make a forward, or replace the one on that port; the port is bound when this returns.
 
-        Raises PortTaken or Conflict, and then nothing has changed.
+        Raises PortTaken, HeldByFile or Conflict, and then nothing has changed.
         """
         async with self._changing:
-            link = self._links.hold(order.target)
-            standing = self._forwards.get(order.local_port)
-            try:
-                if standing:
-                    replaced = standing.order
-                    if not standing.is_bound:
-                        standing.listen()
-                    self._links.release(standing.retarget(order, link))
-                    self._remember()
-                    return ForwardStarted(status=standing.status(), replaced=replaced)
-                forward = Forward(self._plane, order, link, self._patience)
-                forward.listen()
-            except KnotError:
-                self._links.release(link)
-                raise
-            self._add(forward)
+            standing = self._commanded()
+            if order.local_port not in standing and len(standing) >= FORWARDS_MAX:
+                raise Conflict(f"this space has {FORWARDS_MAX} forwards, the most there may be")
+            started = self._make(order)
             self._remember()
-            return ForwardStarted(status=forward.status())
+            return started
 
-    async def stop(self, local_port: Port) -> ForwardStatus:
-        """Stop a forward and reset its connections; raises NotFound."""
+    async def stop(self, request: StopRequest) -> ForwardStatus:
+        """Stop a forward, and reset its connections or let them drain; raises NotFound or HeldByFile."""
         async with self._changing:
-            status = await self._stop(local_port)
+            status = await self._stop_asked(request.local_port, drain=request.drain)
             self._remember()
             return status
 
-    async def stop_alone(self, local_port: Port) -> ForwardStatus:
-        """The same while the server is away: it will be told. Raises NotFound."""
-        order = self.get(local_port)
-        if order and order.persistent:
+    async def stop_alone(self, request: StopRequest) -> ForwardStatus:
+        """The same while the server is away: it will be told."""
+        order = self._commanded().get(request.local_port)
+        if order and order.persistent and not self._held_by_file(order.local_port):
             self._memory.note_stopped(order)
-        return await self.stop(local_port)
+        return await self.stop(request)
 
-    def list(self) -> ForwardList:
-        """All of them, by local port."""
-        return ForwardList(forwards=[self._forwards[port].status() for port in sorted(self._forwards)])
-
-    def get(self, local_port: Port) -> ForwardOrder | None:
-        """What stands on this port."""
-        forward = self._forwards.get(local_port)
-        return forward.order if forward else None
+    async def apply(self, request: ApplyOrder) -> ApplyAnswer:
+        """Make these the forwards by command, and change no other; or find out what that would do."""
+        async with self._changing:
+            standing = self._commanded()
+            plan = make_plan(standing, request.forwards, lambda order: self._held_by_file(order.local_port))
+            made: list[ReplacedForward] = []
+            errors = plan.errors
+            for order in sorted([*plan.make, *self._unbound(plan.unchanged)], key=lambda order: order.local_port):
+                try:
+                    if request.dry_run:
+                        self._probe(order)
+                    else:
+                        self._make(order)
+                except KnotError as error:
+                    errors.append(complaint_about(order, error))
+                else:
+                    made.append(ReplacedForward(order=order, replaced=standing.get(order.local_port)))
+            if not request.dry_run:
+                for order in plan.stop:
+                    await self._stop_commanded(order.local_port)
+                self._remember()
+            return ApplyAnswer(applied=made, stopped=plan.stop, errors=sorted(errors, key=lambda error: error.local_port))
 
     async def restore(self, stored: Sequence[ForwardOrder]) -> None:
         """Make the persistent forwards what the server has stored; others stay as they are."""
         wanted = {order.local_port: order for order in stored}
         async with self._changing:
-            for port, forward in list(self._forwards.items()):
-                if forward.order.persistent and port not in wanted:
-                    await self._stop(port)
+            for port, order in self._commanded().items():
+                if order.persistent and port not in wanted:
+                    await self._stop_commanded(port)
             for order in stored:
                 standing = self._forwards.get(order.local_port)
                 if standing is None:
-                    self._add(Forward(self._plane, order, self._links.hold(order.target), self._patience))
-                elif not _same(standing.order, order):
-                    self._links.release(standing.retarget(order, self._links.hold(order.target)))
+                    self._add(self._new(order))
+                elif standing.origin == "file":
+                    self._covered[order.local_port] = order
+                elif not is_same(standing.order, order):
+                    self._retarget(standing, order)
             self._remember()
 
-    def _add(self, forward: Forward) -> None:
-        """Take in a forward whose port may be taken for now: it is there all the same, and says so."""
-        self._forwards[forward.order.local_port] = forward
-        if not forward.is_bound:
-            forward.listen_when_free()
+    # By the agent's file
 
-    async def _stop(self, local_port: Port) -> ForwardStatus:
-        forward = self._forwards.pop(local_port, None)
-        if forward is None:
-            raise NotFound(f"there is no forward on port {local_port} in this space")
-        status = forward.status().model_copy(update=STOPPED)
-        self._links.release(await forward.close())
-        log.info("forward stopped", port=local_port)
-        return status
+    async def set_filed(self, wanted: Sequence[Filed]) -> None:
+        """Make these the forwards by the agent's file; those that are so already are not touched."""
+        by_port = {filed.order.local_port: filed for filed in wanted}
+        async with self._changing:
+            for port, forward in list(self._forwards.items()):
+                if forward.origin == "file" and port not in by_port:
+                    await self._uncover(forward)
+            for filed in wanted:
+                self._cover(filed)
+            self._remember()
 
-    def _remember(self) -> None:
-        """Have the persistent ones on disk, for a start without the server."""
-        if not self._closing:
-            orders = [self._forwards[port].order for port in sorted(self._forwards)]
-            self._memory.keep_forwards([order for order in orders if order.persistent])
+    def _cover(self, filed: Filed) -> None:
+        """Let the file have this port."""
+        port = filed.order.local_port
+        standing = self._forwards.get(port)
+        if standing and standing.origin == "command":
+            self._covered[port] = standing.order
+            log.warning("forward covered by the agent's file", port=port, target=standing.order.target.name)
+        self._put(filed.order, filed.bind).origin = "file"
+
+    async def _uncover(self, forward: Forward) -> None:
+        """The file lets go of this port: it goes back to whom it was taken from."""
+        before = self._covered.pop(forward.order.local_port, None)
+        if before:
+            self._put(before, BIND_HOST).origin = "command"
+        else:
+            await self._stop(forward.order.local_port)
+
+    def _put(self, order: ForwardOrder, bind: str) -> Forward:
+        """Have this forward on its port, touching no more than has to be."""
+        standing = self._forwards.get(order.local_port)
+        if standing and standing.bind != bind:
+            self._drain(standing)
+            standing = None
+        if standing is None:
+            standing = self._new(order, bind)
+            self._add(standing)
+        elif not is_same(standing.order, order):
+            self._retarget(standing, order)
+        return standing
+
+    # All of them
+
+    def list(self) -> ForwardList:
+        """All of them, by local port."""
+        known = {forward.order.local_port: forward.status() for forward in self._draining}
+        known |= {status.local_port: status for status in self.unresolved}
+        known |= {port: forward.status() for port, forward in self._forwards.items()}
+        return ForwardList(forwards=[known[port] for port in sorted(known)], file_error=self.file_error)
+
+    def get(self, local_port: Port) -> ForwardOrder | None:
+        """What stands on this port."""
+        forward = self._forwards.get(local_port)
+        return forward.order if forward else None
 
     def stop_accepting(self) -> None:
         for forward in self._forwards.values():
@@ -326,24 +197,122 @@ class Forwards:
 
     async def wait_idle(self) -> None:
         """Wait until no connection is open."""
-        await asyncio.gather(*(forward.wait_idle() for forward in self._forwards.values()))
+        await asyncio.gather(*(forward.wait_idle() for forward in (*self._forwards.values(), *self._draining)))
 
     async def close(self) -> None:
         """Stop every forward; what was persistent stays remembered."""
         self._closing = True
-        for port in list(self._forwards):
-            with contextlib.suppress(NotFound):
-                await self.stop(port)
+        async with self._changing:
+            for port in list(self._forwards):
+                await self._stop(port)
+        await self._tasks.cancel()
 
+    # What they are made of
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+    def _commanded(self) -> dict[Port, ForwardOrder]:
+        """The forwards by command, also those that the file covers."""
+        return {port: forward.order for port, forward in self._forwards.items() if forward.origin == "command"} | self._covered
 
+    def _held_by_file(self, port: Port) -> HeldByFile | None:
+        forward = self._forwards.get(port)
+        if forward is None or forward.origin != "file":
+            return None
+        return HeldByFile(f"the forward on port {port} is made by the agent's settings file: change it there")
 
-def _same(standing: ForwardOrder, order: ForwardOrder) -> bool:
-    """Whether the two mean the same forward, whatever is known of the target's whereabouts."""
-    return (standing.target.id, standing.remote_port, standing.persistent) == (
-        order.target.id,
-        order.remote_port,
-        order.persistent,
-    )
+    def _make(self, order: ForwardOrder) -> ForwardStarted:
+        """Make a forward whose port is bound then; raises PortTaken, HeldByFile or Conflict."""
+        if error := self._held_by_file(order.local_port):
+            raise error
+        standing = self._forwards.get(order.local_port)
+        if standing is None:
+            forward = self._new(order)
+            try:
+                forward.listen()
+            except KnotError:
+                self._links.release(forward.link)
+                raise
+            self._add(forward)
+            return ForwardStarted(status=forward.status())
+        replaced = standing.order
+        if not standing.is_bound:
+            standing.listen()
+        self._retarget(standing, order)
+        return ForwardStarted(status=standing.status(), replaced=replaced)
+
+    def _probe(self, order: ForwardOrder) -> None:
+        """Find out whether its port can be bound; raises PortTaken or Conflict."""
+        standing = self._forwards.get(order.local_port)
+        if standing is None or not standing.is_bound:
+            bind_port(order.local_port, BIND_HOST).close()
+
+    def _unbound(self, orders: Sequence[ForwardOrder]) -> Sequence[ForwardOrder]:
+        """Those that stand, but whose port another process has."""
+        return [order for order in orders if (forward := self._forwards.get(order.local_port)) and not forward.is_bound]
+
+    def _new(self, order: ForwardOrder, bind: str = BIND_HOST) -> Forward:
+        return Forward(self._plane, order, self._links.hold(order.target), self._patience, bind)
+
+    def _add(self, forward: Forward) -> None:
+        """Take in a forward whose port may be taken for now: it is there all the same, and says so."""
+        self._forwards[forward.order.local_port] = forward
+        if not forward.is_bound:
+            forward.listen_when_free()
+
+    def _retarget(self, forward: Forward, order: ForwardOrder) -> None:
+        link = self._links.hold(order.target)
+        self._links.release(forward.retarget(order, link))
+
+    async def _stop_asked(self, local_port: Port, *, drain: bool) -> ForwardStatus:
+        """Stop the forward that a user sees on this port; raises NotFound or HeldByFile."""
+        if error := self._held_by_file(local_port):
+            raise error
+        forward = self._forwards.get(local_port)
+        if forward is None:
+            return await self._stop_draining(local_port, drain=drain)
+        if drain and not forward.is_idle:
+            self._drain(forward)
+            return forward.status()
+        return await self._stop(local_port)
+
+    async def _stop_draining(self, local_port: Port, *, drain: bool) -> ForwardStatus:
+        draining = [forward for forward in self._draining if forward.order.local_port == local_port]
+        if not draining:
+            raise NotFound(f"there is no forward on port {local_port} in this space")
+        status = draining[0].status()
+        if drain:
+            return status
+        for forward in draining:
+            await forward.close()
+        return status.model_copy(update=STOPPED)
+
+    async def _stop_commanded(self, local_port: Port) -> None:
+        """Stop a forward by command, also one that the file covers."""
+        if self._covered.pop(local_port, None) is None:
+            await self._stop(local_port)
+
+    async def _stop(self, local_port: Port) -> ForwardStatus:
+        forward = self._forwards.pop(local_port)
+        status = forward.status().model_copy(update=STOPPED)
+        self._links.release(await forward.close())
+        log.info("forward stopped", port=local_port)
+        return status
+
+    def _drain(self, forward: Forward) -> None:
+        """Free its port now, and end it once its connections have ended."""
+        del self._forwards[forward.order.local_port]
+        forward.drain()
+        self._draining.add(forward)
+        self._tasks.start(self._end(forward))
+
+    async def _end(self, forward: Forward) -> None:
+        try:
+            await forward.wait_idle()
+        finally:
+            self._draining.discard(forward)
+            self._links.release(await forward.close())
+
+    def _remember(self) -> None:
+        """Have the persistent ones on disk, for a start without the server."""
+        if not self._closing:
+            standing = self._commanded()
+            self._memory.keep_forwards([standing[port] for port in sorted(standing) if standing[port].persistent])

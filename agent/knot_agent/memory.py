@@ -56,7 +56,8 @@ class Memory:
 
     def keep_forwards(self, forwards: list[ForwardOrder]) -> None:
         """These are the persistent forwards now."""
-        self._write(forwards=[self._with_known_addresses(order) for order in forwards])
+        known = {order.target.id: order.target.addresses for order in self._content.forwards if order.target.addresses}
+        self._write(forwards=[_with_addresses(order, known.get(order.target.id, [])) for order in forwards])
 
     def keep_revoked(self, revoked: Revoked) -> None:
         """This is what is revoked now."""
@@ -83,17 +84,6 @@ class Memory:
         """The server knows that these were stopped."""
         self._write(stopped=[gone for gone in self._content.stopped if gone not in known])
 
-    def _with_known_addresses(self, order: ForwardOrder) -> ForwardOrder:
-        """An order may come without addresses, when the target was away at that moment."""
-        if order.target.addresses:
-            return order
-        for known in self._content.forwards:
-            if known.target.id == order.target.id and known.target.addresses:
-                return order.model_copy(
-                    update={"target": order.target.model_copy(update={"addresses": known.target.addresses})}
-                )
-        return order
-
     def _write(self, **changes: object) -> None:
         changed = self._content.model_copy(update=changes)
         if changed == self._content and self._kept:
@@ -117,3 +107,10 @@ class Memory:
             log.warning("memory not read", file=str(self._path), reason=reason)
             return nothing
         return content if content.space_id == self._space_id else nothing
+
+
+def _with_addresses(order: ForwardOrder, addresses: list[str]) -> ForwardOrder:
+    """An order may come without addresses, when the target was away at that moment."""
+    if order.target.addresses or not addresses:
+        return order
+    return order.model_copy(update={"target": order.target.model_copy(update={"addresses": addresses})})

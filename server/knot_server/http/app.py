@@ -40,7 +40,7 @@ from knot_server.services import Services
 from knot_ssh import __version__
 from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
-from knot_ssh.wire import ForwardList, ForwardRequest, ForwardStatus, StopRequest, complaint
+from knot_ssh.wire import Applied, ApplyRequest, ForwardList, ForwardRequest, ForwardStatus, StopRequest, complaint
 
 log = structlog.get_logger(__name__)
 
@@ -127,8 +127,13 @@ def _forwards(services: Services) -> APIRouter:
 
     @routes.post(path + "/stop")
     async def stop(space_id: str, body: StopRequest, actor: Actor = caller) -> ForwardStatus:
-        """Stop a forward and reset its connections."""
-        return await services.forwarding.stop(actor, space_id, body.local_port)
+        """Stop a forward and reset its connections, or let them drain."""
+        return await services.forwarding.stop(actor, space_id, body)
+
+    @routes.post(path + "/apply")
+    async def apply(space_id: str, body: ApplyRequest, actor: Actor = caller) -> Applied:
+        """Make the forwards of this space exactly these. What cannot be made for now is told in `errors`."""
+        return await services.forwarding.apply(actor, space_id, body)
 
     return routes
 

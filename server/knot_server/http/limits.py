@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from knot_server.http.bodies import Problem
 from knot_ssh.errors import KnotError, NotJson, TooLarge
 
-BODY_LIMIT = 64 * 1024
-"""Bytes: a thousand forwards fit, nothing that could hurt does."""
+BODY_LIMIT = 512 * 1024
+"""Bytes: as many forwards as a space may have fit, with the longest names and on lines of their own."""
 
 
 class BodyRules:

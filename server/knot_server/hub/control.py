@@ -22,6 +22,8 @@ from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import Conflict, KeyRefused
 from knot_ssh.rpc import Function, Method, Peer
 from knot_ssh.wire import (
+    Applied,
+    ApplyCall,
     CertificateRequest,
     Certificates,
     ForwardCall,
@@ -30,6 +32,7 @@ from knot_ssh.wire import (
     Hello,
     OnSpace,
     StopCall,
+    StopRequest,
     Target,
     TargetQuestion,
     Welcome,
@@ -88,6 +91,7 @@ class _Conversation:
             "port.forward": (ForwardCall, self.forward),
             "port.list": (OnSpace, self.list),
             "port.stop": (StopCall, self.stop),
+            "port.apply": (ApplyCall, self.apply),
         }
         guarded = {name: (model, self._after_hello(function)) for name, (model, function) in later.items()}
         return {"agent.hello": (Hello, self.hello), **guarded}
@@ -140,7 +144,11 @@ class _Conversation:
         return await self._control.forwarding.listing(self._actor, call.source)
 
     async def stop(self, call: StopCall) -> ForwardStatus:
-        return await self._control.forwarding.stop(self._actor, call.source, call.local_port)
+        request = StopRequest(local_port=call.local_port, drain=call.drain)
+        return await self._control.forwarding.stop(self._actor, call.source, request)
+
+    async def apply(self, call: ApplyCall) -> Applied:
+        return await self._control.forwarding.apply(self._actor, call.source, call.request)
 
     def _after_hello(self, function: Function) -> Function:
         async def guarded(request: Any) -> BaseModel | None:

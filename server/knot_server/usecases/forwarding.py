@@ -16,23 +16,32 @@ from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Space, StoredForward
 from knot_server.usecases.lookup import find_space, visible_space
-from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, OtherZone
+from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, OtherZone
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
+from knot_ssh.planning import make_plan, source_obstacle, target_obstacle
 from knot_ssh.wire import (
+    FORWARDS_MAX,
+    Applied,
+    AppliedForward,
+    ApplyAnswer,
+    ApplyOrder,
+    ApplyRequest,
     ForwardList,
     ForwardOrder,
     ForwardRequest,
     ForwardStarted,
     ForwardStatus,
     Nothing,
+    ReplacedForward,
     StoppedForward,
     StopRequest,
     Target,
+    WantedForward,
 )
 
 
 class Forwarding:
-    """Make, list and stop forwards."""
+    """Make, list and stop forwards, one by one or all at once."""
 
     def __init__(self, database: Database, roster: Roster) -> None:
         self._database = database
@@ -46,21 +55,45 @@ class Forwarding:
         async with self._database.reading() as session:
             space = await find_space(session, actor, source)
             target = await visible_space(session, actor, request.space)
-        self._check(space, target, request)
-        order = ForwardOrder(
-            local_port=request.local_port,
-            target=self._target(target),
-            remote_port=request.remote_port,
-            persistent=request.persistent,
-        )
+        wanted = self._wanted(space, target, request)
+        order = wanted.order
+        if error := target_obstacle(wanted):
+            raise error
         async with self._roster.lock(space.space_id):
             agent = self._roster.get(space.space_id)
             if agent is not None:
                 return await self._start(agent, space, order)
-            if not request.persistent:
-                raise NotRunning(f"the space {space.name!r} is not running; --persistent keeps the forward for when it starts")
-            await self._store(space, order)
+            if error := source_obstacle(order, space.name):
+                raise error
+            others = [stored for stored in await self.stored(space.space_id) if stored.local_port != order.local_port]
+            if len(others) >= FORWARDS_MAX:
+                raise Conflict(f"the space {space.name!r} has {FORWARDS_MAX} forwards, the most there may be")
+            await self._change(space, [order], [])
             return _not_running(order)
+
+    async def apply(self, actor: Actor, source: str | None, request: ApplyRequest) -> Applied:
+        """Make a space's forwards exactly these, but for those of its agent's file; or tell what that would change.
+
+        Raises BadInput, NotFound or OtherZone for the list as a whole, and Unavailable; nothing has changed then. What
+        depends on the moment is an entry in `errors`.
+        """
+        _refuse_twice(request.forwards)
+        async with self._database.reading() as session:
+            space = await find_space(session, actor, source)
+            names = sorted({forward.space for forward in request.forwards})
+            targets = {name: await visible_space(session, actor, name) for name in names}
+        wanted = [self._wanted(space, targets[forward.space], forward) for forward in request.forwards]
+        async with self._roster.lock(space.space_id):
+            agent = self._roster.get(space.space_id)
+            if agent is not None:
+                answer = await self._apply_running(agent, space, ApplyOrder(forwards=wanted, dry_run=request.dry_run))
+            else:
+                answer = await self._apply_stored(space, wanted, dry_run=request.dry_run)
+        return Applied(
+            applied=[_entry(made.order) for made in answer.applied],
+            stopped=[_entry(order) for order in answer.stopped],
+            errors=answer.errors,
+        )
 
     async def listing(self, actor: Actor, source: str | None) -> ForwardList:
         """The forwards of a space, by port; of one that is not running, the stored ones. Raises NotFound."""
@@ -71,19 +104,20 @@ class Forwarding:
             return await agent.ask("forward.list", Nothing(), ForwardList)
         return ForwardList(forwards=[_not_running(order) for order in await self.stored(space.space_id)])
 
-    async def stop(self, actor: Actor, source: str | None, local_port: Port) -> ForwardStatus:
-        """Stop a forward and forget it; raises NotFound for a space or a port that has none."""
+    async def stop(self, actor: Actor, source: str | None, request: StopRequest) -> ForwardStatus:
+        """Stop a forward and forget it. Raises NotFound for a space or a port that has none, HeldByFile."""
+        local_port = request.local_port
         async with self._database.reading() as session:
             space = await find_space(session, actor, source)
         async with self._roster.lock(space.space_id):
             stored = next((order for order in await self.stored(space.space_id) if order.local_port == local_port), None)
             if stored:
-                await self._forget(space, local_port)
+                await self._change(space, [], [stored])
             try:
-                stopped = await self._stop_running(space, local_port)
+                stopped = await self._stop_running(space, request)
             except KnotError:
                 if stored:
-                    await self._store(space, stored)
+                    await self._change(space, [stored], [])
                 raise
             if stopped:
                 return stopped
@@ -133,8 +167,8 @@ class Forwarding:
         async with self._database.reading() as session:
             return self._target(await find_space(session, actor, reference))
 
-    def _check(self, space: Space, target: Space, request: ForwardRequest) -> None:
-        """What is refused before anything is asked of an agent."""
+    def _wanted(self, space: Space, target: Space, request: ForwardRequest) -> WantedForward:
+        """A request with its target found; raises BadInput or OtherZone, which `force` does not skip."""
         if target.id == space.id:
             raise BadInput(f"{space.name!r} cannot forward to itself: use port {request.remote_port} there directly")
         if target.zone != space.zone:
@@ -142,49 +176,64 @@ class Forwarding:
                 f"the space {target.name!r} is in zone {target.zone!r} and {space.name!r} in {space.zone!r}; "
                 "forwards stay within one zone"
             )
-        if not request.force and self._roster.get(target.space_id) is None:
-            raise NotRunning(f"the target space {target.name!r} is not running; --force makes the forward all the same")
+        order = ForwardOrder(
+            local_port=request.local_port,
+            target=self._target(target),
+            remote_port=request.remote_port,
+            persistent=request.persistent,
+        )
+        return WantedForward(order=order, force=request.force)
 
     async def _start(self, agent: Present, space: Space, order: ForwardOrder) -> ForwardStatus:
         started = await agent.ask("forward.start", order, ForwardStarted)
+        self._roster.watch(agent, [order.target.id])
         try:
-            if order.persistent:
-                await self._store(space, order)
-            else:
-                await self._forget(space, order.local_port)
+            await self._change(space, [order], [])
         except KnotError:
-            if started.replaced:
-                await agent.ask("forward.start", started.replaced, ForwardStarted)
-            else:
-                await agent.ask("forward.stop", StopRequest(local_port=order.local_port), ForwardStatus)
+            await _put_back(agent, [ReplacedForward(order=order, replaced=started.replaced)], [])
             raise
         return started.status
 
-    async def _stop_running(self, space: Space, local_port: Port) -> ForwardStatus | None:
+    async def _apply_running(self, agent: Present, space: Space, order: ApplyOrder) -> ApplyAnswer:
+        answer = await agent.ask("forward.apply", order, ApplyAnswer)
+        if order.dry_run:
+            return answer
+        made = [change.order for change in answer.applied]
+        self._roster.watch(agent, {order.target.id for order in made})
+        try:
+            await self._change(space, made, answer.stopped)
+        except KnotError:
+            await _put_back(agent, answer.applied, answer.stopped)
+            raise
+        return answer
+
+    async def _apply_stored(self, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool) -> ApplyAnswer:
+        standing = {order.local_port: order for order in await self.stored(space.space_id)}
+        plan = make_plan(standing, wanted, lambda order: source_obstacle(order, space.name))
+        if not dry_run:
+            await self._change(space, plan.make, plan.stop)
+        made = [ReplacedForward(order=order, replaced=standing.get(order.local_port)) for order in plan.make]
+        return ApplyAnswer(applied=made, stopped=plan.stop, errors=plan.errors)
+
+    async def _stop_running(self, space: Space, request: StopRequest) -> ForwardStatus | None:
         """What the agent stopped; None when it holds no such forward, or does not run."""
         agent = self._roster.get(space.space_id)
         if agent is None:
             return None
         try:
-            return await agent.ask("forward.stop", StopRequest(local_port=local_port), ForwardStatus)
+            return await agent.ask("forward.stop", request, ForwardStatus)
         except NotFound:
             return None
 
-    async def _store(self, space: Space, order: ForwardOrder) -> None:
-        row = StoredForward(
-            space_id=space.id,
-            local_port=int(order.local_port),
-            target_id=str(order.target.id),
-            target_name=str(order.target.name),
-            remote_port=int(order.remote_port),
-        )
+    async def _change(self, space: Space, made: Sequence[ForwardOrder], stopped: Sequence[ForwardOrder]) -> None:
+        """Forget what was stored for these ports, and store what was made, as far as it is persistent."""
+        ports = [int(order.local_port) for order in (*made, *stopped)]
+        if not ports:
+            return
+        on_ports = delete(StoredForward).where(StoredForward.space_id == space.id, StoredForward.local_port.in_(ports))
         async with self._database.writing() as session:
-            await session.merge(row)
-
-    async def _forget(self, space: Space, local_port: Port) -> None:
-        on_port = delete(StoredForward).where(StoredForward.space_id == space.id, StoredForward.local_port == int(local_port))
-        async with self._database.writing() as session:
-            await session.execute(on_port)
+            await session.execute(on_ports)
+            session.add_all(_row(space, order) for order in made if order.persistent)
 
     def _target(self, space: Space) -> Target:
         agent = self._roster.get(space.space_id)
@@ -196,6 +245,44 @@ class Forwarding:
             addresses=agent.addresses if agent else [],
             running=agent is not None,
         )
+
+
+async def _put_back(agent: Present, made: Sequence[ReplacedForward], stopped: Sequence[ForwardOrder]) -> None:
+    """Have an agent undo what the store does not know of."""
+    for change in made:
+        if change.replaced:
+            await agent.ask("forward.start", change.replaced, ForwardStarted)
+        else:
+            await agent.ask("forward.stop", StopRequest(local_port=change.order.local_port), ForwardStatus)
+    for order in stopped:
+        await agent.ask("forward.start", order, ForwardStarted)
+
+
+def _refuse_twice(forwards: Sequence[ForwardRequest]) -> None:
+    places: dict[Port, int] = {}
+    for place, forward in enumerate(forwards):
+        if forward.local_port in places:
+            raise BadInput(
+                f"forwards.{place}.local_port: {forward.local_port} stands in the list twice, "
+                f"first as forwards.{places[forward.local_port]}"
+            )
+        places[forward.local_port] = place
+
+
+def _row(space: Space, order: ForwardOrder) -> StoredForward:
+    return StoredForward(
+        space_id=space.id,
+        local_port=int(order.local_port),
+        target_id=str(order.target.id),
+        target_name=str(order.target.name),
+        remote_port=int(order.remote_port),
+    )
+
+
+def _entry(order: ForwardOrder) -> AppliedForward:
+    return AppliedForward(
+        local_port=order.local_port, space=order.target.name, remote_port=order.remote_port, persistent=order.persistent
+    )
 
 
 def _gone(row: StoredForward, source: Space) -> Target:

@@ -84,10 +84,10 @@ async def test_stopped_while_the_welcome_was_on_its_way(office: Office, tmp_path
         late += 1
     async with joined(office, tmp_path / "agent") as agent:
         await agent._forwards.restore([order(early), order(late)])
-        await agent._forwards.stop_alone(Port(early))
+        await agent._forwards.stop_alone(StopRequest(local_port=Port(early)))
         said = agent._hello("127.0.0.1").stopped
         assert [int(gone.local_port) for gone in said] == [early]
-        await agent._forwards.stop_alone(Port(late))
+        await agent._forwards.stop_alone(StopRequest(local_port=Port(late)))
         await agent._welcomed(welcome(office, order(late)))
         assert agent._forwards.list().forwards == []
         assert [int(gone.local_port) for gone in agent._hello("127.0.0.1").stopped] == [late]

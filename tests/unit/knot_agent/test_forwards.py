@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from knot_agent import forwards as module
+from knot_agent import forward as module
 from knot_agent.forwards import Forwards
 from knot_agent.linklife import Path as LinkPath
 from knot_agent.links import CONNECTING, Down, Link, Links, Up
@@ -23,7 +23,7 @@ from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import NotFound, PortTaken, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
-from knot_ssh.wire import ForwardOrder, ForwardStatus, Target
+from knot_ssh.wire import ForwardOrder, ForwardStatus, StopRequest, Target
 from tests.support.reactors import on_both
 from tests.support.waiting import becomes
 from tests.unit.knot_ssh.dataplane.bench import PATIENCE, PEERS, WINDOW, FakeConnection, fake_connection
@@ -330,7 +330,7 @@ async def test_stopping_while_the_port_is_taken(plane: DataPlane, tmp_path: Path
         with taken(port):
             await stage.forwards.restore([order(port)])
             forward = stage.forwards._forwards[port]
-            assert (await stage.forwards.stop(port)).state == "stopped"
+            assert (await stage.forwards.stop(StopRequest(local_port=port))).state == "stopped"
         assert not len(forward._tasks)
         assert not forward.is_bound
 
@@ -386,14 +386,14 @@ async def test_stopping(plane: DataPlane, tmp_path: Path, port: Port) -> None:
         with await stage.client(port) as sock:
             await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
             stage.link.asked[0].process_open_confirmation(PEERS, WINDOW, 32768)
-            status = await stage.forwards.stop(port)
+            status = await stage.forwards.stop(StopRequest(local_port=port))
             assert (status.state, status.mode, status.reason) == ("stopped", None, None)
             await is_reset(sock)
         with taken(port):
             pass
         assert stage.remembered() == []
         with pytest.raises(NotFound):
-            await stage.forwards.stop(port)
+            await stage.forwards.stop(StopRequest(local_port=port))
 
 
 @on_both
@@ -403,10 +403,10 @@ async def test_stopping_alone(plane: DataPlane, tmp_path: Path, port: Port, port
     async with scene(plane, tmp_path) as stage:
         await stage.forwards.start(order(port))
         await stage.forwards.start(order(passing, persistent=False))
-        assert (await stage.forwards.stop_alone(port)).state == "stopped"
-        await stage.forwards.stop_alone(passing)
+        assert (await stage.forwards.stop_alone(StopRequest(local_port=port))).state == "stopped"
+        await stage.forwards.stop_alone(StopRequest(local_port=passing))
         with pytest.raises(NotFound):
-            await stage.forwards.stop_alone(port)
+            await stage.forwards.stop_alone(StopRequest(local_port=port))
         assert [(gone.local_port, gone.target_id) for gone in stage.memory.stopped] == [(port, BACKEND.id)]
         assert Memory(tmp_path, OWN).forwards == []
 

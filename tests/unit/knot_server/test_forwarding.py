@@ -11,7 +11,7 @@ from knot_server.actor import Actor
 from knot_server.store.schema import Space
 from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, OtherZone, PortTaken, StoreUnavailable, Unavailable
 from knot_ssh.names import Port, SpaceId
-from knot_ssh.wire import ForwardRequest, ForwardStatus, StoppedForward
+from knot_ssh.wire import ForwardRequest, ForwardStatus, StoppedForward, StopRequest
 from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, FakeAgent, World
 
 PORT = Port(8080)
@@ -200,7 +200,7 @@ async def test_agent_does_not_act_in_another_zone(scene: Scene) -> None:
     with pytest.raises(NotFound, match="no space 'far' of yours"):
         await forwarding.listing(agent, "far")
     with pytest.raises(NotFound, match="no space 'far' of yours"):
-        await forwarding.stop(agent, "far", PORT)
+        await forwarding.stop(agent, "far", StopRequest(local_port=PORT))
     with pytest.raises(NotFound):
         await forwarding.target(agent, far.space_id)
 
@@ -283,7 +283,7 @@ async def test_stop(scene: Scene) -> None:
     """A forward that is stopped is held and stored no longer; others stay."""
     await scene.forward(persistent=True)
     await scene.forward(persistent=True, local_port=9000)
-    stopped = await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+    stopped = await scene.world.forwarding.stop(ALICE, "frontend", StopRequest(local_port=PORT))
     assert (stopped.state, stopped.space) == ("stopped", "backend")
     assert scene.held() == {9000: ("backend", 3000)}
     assert scene.stored() == [(9000, "backend", 3000)]
@@ -293,7 +293,7 @@ async def test_stop_of_a_space_that_is_not_running(scene: Scene) -> None:
     """The stored forward of a space that is not running can be stopped: it does not come back."""
     await scene.forward(persistent=True)
     scene.stopped(scene.frontend)
-    await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+    await scene.world.forwarding.stop(ALICE, "frontend", StopRequest(local_port=PORT))
     assert scene.stored() == []
 
 
@@ -301,14 +301,14 @@ async def test_stop_of_one_that_could_not_be_restored(scene: Scene) -> None:
     """A stored forward that the agent does not hold, because its port was taken, can be stopped."""
     await scene.forward(persistent=True)
     scene.agent.forwards.clear()
-    assert (await scene.world.forwarding.stop(ALICE, "frontend", PORT)).persistent
+    assert (await scene.world.forwarding.stop(ALICE, "frontend", StopRequest(local_port=PORT))).persistent
     assert scene.stored() == []
 
 
 async def test_stop_of_nothing(scene: Scene) -> None:
     """A port without forward cannot be stopped."""
     with pytest.raises(NotFound, match="there is no forward on port 8080 in space 'frontend'"):
-        await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+        await scene.world.forwarding.stop(ALICE, "frontend", StopRequest(local_port=PORT))
 
 
 async def test_stop_that_the_store_did_not_learn_of(scene: Scene) -> None:
@@ -316,7 +316,7 @@ async def test_stop_that_the_store_did_not_learn_of(scene: Scene) -> None:
     await scene.forward(persistent=True)
     scene.world.break_store("DELETE")
     with pytest.raises(StoreUnavailable):
-        await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+        await scene.world.forwarding.stop(ALICE, "frontend", StopRequest(local_port=PORT))
     assert scene.stored() == [(8080, "backend", 3000)]
     assert scene.held() == {8080: ("backend", 3000)}
 
@@ -326,7 +326,7 @@ async def test_stop_that_the_agent_did_not_carry_out(scene: Scene) -> None:
     await scene.forward(persistent=True)
     scene.agent.mute = True
     with pytest.raises(Unavailable):
-        await scene.world.forwarding.stop(ALICE, "frontend", PORT)
+        await scene.world.forwarding.stop(ALICE, "frontend", StopRequest(local_port=PORT))
     assert scene.stored() == [(8080, "backend", 3000)]
     assert scene.held() == {8080: ("backend", 3000)}
 
