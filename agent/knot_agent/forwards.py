@@ -205,6 +205,8 @@ class Forwards:
         async with self._changing:
             for port in list(self._forwards):
                 await self._stop(port)
+            for forward in list(self._draining):
+                await self._end(forward)
         await self._tasks.cancel()
 
     # What they are made of
@@ -282,7 +284,7 @@ class Forwards:
         if drain:
             return status
         for forward in draining:
-            await forward.close()
+            await self._end(forward)
         return status.model_copy(update=STOPPED)
 
     async def _stop_commanded(self, local_port: Port) -> None:
@@ -302,14 +304,18 @@ class Forwards:
         del self._forwards[forward.order.local_port]
         forward.drain()
         self._draining.add(forward)
-        self._tasks.start(self._end(forward))
+        self._tasks.start(self._end_when_idle(forward))
+
+    async def _end_when_idle(self, forward: Forward) -> None:
+        await forward.wait_idle()
+        await self._end(forward)
 
     async def _end(self, forward: Forward) -> None:
-        try:
-            await forward.wait_idle()
-        finally:
-            self._draining.discard(forward)
-            self._links.release(await forward.close())
+        """The end of one that drains, whoever is the first to find it."""
+        if forward in self._draining:
+            self._draining.remove(forward)
+            self._links.release(forward.link)
+            await forward.close()
 
     def _remember(self) -> None:
         """Have the persistent ones on disk, for a start without the server."""

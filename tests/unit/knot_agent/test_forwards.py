@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from knot_agent import forward as module
-from knot_agent.forwards import Forwards
+from knot_agent.forwards import Filed, Forwards
 from knot_agent.linklife import Path as LinkPath
 from knot_agent.links import CONNECTING, Down, Link, Links, Up
 from knot_agent.memory import Memory
@@ -21,9 +21,9 @@ from knot_keys.connections import ClientConnection
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.errors import NotFound, PortTaken, Unavailable
+from knot_ssh.errors import HeldByFile, NotFound, PortTaken, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
-from knot_ssh.wire import ForwardOrder, ForwardStatus, StopRequest, Target
+from knot_ssh.wire import ApplyAnswer, ApplyOrder, ForwardOrder, ForwardStatus, StopRequest, Target, WantedForward
 from tests.support.reactors import on_both
 from tests.support.waiting import becomes
 from tests.unit.knot_ssh.dataplane.bench import PATIENCE, PEERS, WINDOW, FakeConnection, fake_connection
@@ -484,3 +484,239 @@ async def test_carried_again_for_a_while_only(plane: DataPlane, tmp_path: Path, 
                 stage.link.up()
                 await asyncio.sleep(0.01)
             await reading
+
+
+# Applying
+
+
+def applying(*orders: ForwardOrder, force: bool = False, dry_run: bool = False) -> ApplyOrder:
+    return ApplyOrder(forwards=[WantedForward(order=wanted, force=force) for wanted in orders], dry_run=dry_run)
+
+
+def made(answer: ApplyAnswer) -> tuple[list[int], list[int], list[int]]:
+    """The ports of applied, stopped and errors."""
+    return (
+        [int(change.order.local_port) for change in answer.applied],
+        [int(stopped.local_port) for stopped in answer.stopped],
+        [int(error.local_port) for error in answer.errors],
+    )
+
+
+@on_both
+async def test_apply(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """New ones are made, changed ones replaced in place, others stopped; what is as wanted keeps its connections."""
+    kept, changed, gone, new = ports[:4]
+    async with scene(plane, tmp_path) as stage:
+        for port in (kept, changed, gone):
+            await stage.forwards.start(order(port))
+        stage.link.up()
+        with await stage.client(kept), await stage.client(changed):
+            await becomes(lambda: len(stage.link.asked) == 2, PATIENCE)
+            writes = stage.memory.writes
+            answer = await stage.forwards.apply(applying(order(new, OTHER), order(changed, persistent=False), order(kept)))
+            assert made(answer) == (sorted([changed, new]), [gone], [])
+            assert {change.order.local_port: change.replaced for change in answer.applied} == {
+                new: None,
+                changed: order(changed),
+            }
+            assert not any(channel.is_gone for channel in stage.link.asked)
+            assert stage.memory.writes == writes + 1
+        assert stage.remembered() == sorted([kept, new])
+        assert made(await stage.forwards.apply(applying())) == ([], sorted([kept, changed, new]), [])
+        assert stage.forwards.list().forwards == []
+
+
+@on_both
+async def test_apply_where_something_is_in_the_way(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """What cannot be made is an error with its reason; what stood on its port stands as before, and all others are made."""
+    busy, away, fine = ports[:3]
+    nowhere = OTHER.model_copy(update={"running": False})
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(away))
+        with taken(busy):
+            answer = await stage.forwards.apply(applying(order(busy), order(away, nowhere), order(fine)))
+            assert made(answer) == ([fine], [], sorted([busy, away]))
+            assert {error.local_port: error.code for error in answer.errors} == {busy: "port_taken", away: "not_running"}
+            assert stage.forwards.get(away) == order(away)
+        answer = await stage.forwards.apply(applying(order(busy), order(away, nowhere), order(fine), force=True))
+        assert made(answer) == (sorted([busy, away]), [], [])
+
+
+@on_both
+async def test_apply_of_what_has_no_port(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A forward that stands, but whose port is taken, is an error until the port is free; then it is applied."""
+    async with scene(plane, tmp_path) as stage:
+        with taken(port):
+            await stage.forwards.restore([order(port)])
+            for dry_run in (True, False):
+                assert made(await stage.forwards.apply(applying(order(port), dry_run=dry_run))) == ([], [], [port])
+        assert made(await stage.forwards.apply(applying(order(port)))) == ([port], [], [])
+        assert made(await stage.forwards.apply(applying(order(port)))) == ([], [], [])
+
+
+@on_both
+async def test_dry_run(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """A dry run answers as the real one would, with ports that are taken, and changes nothing."""
+    kept, changed, gone, new, busy = ports[:5]
+    wanted = (order(kept), order(changed, OTHER), order(new), order(busy))
+    async with scene(plane, tmp_path) as stage:
+        for port in (kept, changed, gone):
+            await stage.forwards.start(order(port))
+        before = [forward.model_dump() for forward in stage.forwards.list().forwards]
+        with taken(busy):
+            planned = await stage.forwards.apply(applying(*wanted, dry_run=True))
+            assert [forward.model_dump() for forward in stage.forwards.list().forwards] == before
+            assert stage.remembered() == sorted([kept, changed, gone])
+            assert await stage.forwards.apply(applying(*wanted)) == planned
+        assert made(planned) == (sorted([changed, new]), [gone], [busy])
+
+
+# Draining
+
+
+@on_both
+async def test_draining(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """The port is free at once, open connections go on and are counted; with the last of them the forward is over."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.up()
+        with await stage.client(port):
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+            [channel] = stage.link.asked
+            channel.process_open_confirmation(PEERS, WINDOW, 32768)
+            for _ in range(2):
+                status = await stage.forwards.stop(StopRequest(local_port=port, drain=True))
+                assert (status.state, status.counters and status.counters.open) == ("draining", 1)
+            assert stage.state(port) == "draining"
+            assert stage.remembered() == []
+            with taken(port):
+                stage.link.down()
+                stage.link.up()
+                assert stage.state(port) == "draining"
+                assert not channel.is_gone
+            assert stage.link.holders == 1
+        channel.process_connection_close(None)
+        await becomes(lambda: stage.forwards.list().forwards == [], PATIENCE)
+        assert stage.link.holders == 0
+
+
+@on_both
+async def test_draining_nothing(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """Without open connections there is nothing to wait for."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        assert (await stage.forwards.stop(StopRequest(local_port=port, drain=True))).state == "stopped"
+        with pytest.raises(NotFound):
+            await stage.forwards.stop(StopRequest(local_port=port, drain=True))
+
+
+@on_both
+async def test_stopping_what_drains(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A stop without patience resets what is still open; a new forward on the port is not concerned, and shown alone."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.up()
+        with await stage.client(port) as sock:
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+            stage.link.asked[0].process_open_confirmation(PEERS, WINDOW, 32768)
+            await stage.forwards.stop(StopRequest(local_port=port, drain=True))
+            await stage.forwards.start(order(port, OTHER))
+            assert stage.status(port).space == "other"
+            await stage.forwards.stop(StopRequest(local_port=port))
+            assert stage.state(port) == "draining"
+            assert (await stage.forwards.stop(StopRequest(local_port=port))).state == "stopped"
+            await is_reset(sock)
+        await becomes(lambda: stage.forwards.list().forwards == [], PATIENCE)
+
+
+# By the agent's file
+
+
+def filed(port: Port, target: Target = BACKEND, bind: str = "127.0.0.1") -> Filed:
+    return Filed(order(port, target, persistent=False), bind)
+
+
+@on_both
+async def test_file_and_command(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """What the file makes no command changes, and says so; what a command made the file leaves alone."""
+    by_file, by_command = ports[:2]
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(by_command))
+        await stage.forwards.set_filed([filed(by_file)])
+        assert {port: stage.status(port).origin for port in (by_file, by_command)} == {by_file: "file", by_command: "command"}
+        for refused in (stage.forwards.start(order(by_file, OTHER)), stage.forwards.stop(StopRequest(local_port=by_file))):
+            with pytest.raises(HeldByFile):
+                await refused
+        for dry_run in (True, False):
+            answer = await stage.forwards.apply(applying(order(by_file, OTHER), dry_run=dry_run))
+            assert made(answer) == ([], [by_command], [by_file])
+            assert answer.errors[0].code == "held_by_file"
+        assert stage.forwards.get(by_file) == order(by_file, persistent=False)
+        assert stage.remembered() == []
+        await stage.forwards.set_filed([])
+        assert stage.forwards.list().forwards == []
+
+
+@on_both
+async def test_file_covers_a_command(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A port that both want is the file's, without a connection lost; the other is remembered, and back when it is let go."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.up()
+        with await stage.client(port):
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+            await stage.forwards.set_filed([filed(port, OTHER)])
+            assert (stage.status(port).space, stage.status(port).origin, stage.remembered()) == ("other", "file", [port])
+            await stage.forwards.restore([order(port, remote_port=4000)])
+            assert stage.status(port).space == "other"
+            await stage.forwards.set_filed([])
+            assert stage.forwards.get(port) == order(port, remote_port=4000)
+            assert (stage.status(port).origin, stage.remembered()) == ("command", [port])
+            assert not stage.link.asked[0].is_gone
+        await stage.forwards.set_filed([filed(port, OTHER)])
+        assert made(await stage.forwards.apply(applying())) == ([], [port], [])
+        await stage.forwards.set_filed([])
+        assert stage.forwards.list().forwards == []
+
+
+@on_both
+async def test_one_line_of_a_file(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """A change of one entry touches that forward alone."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.set_filed([filed(port) for port in ports])
+        before = dict(stage.forwards._forwards)
+        held = stage.link.holders
+        await stage.forwards.set_filed([filed(port, OTHER if port == ports[3] else BACKEND) for port in ports])
+        assert stage.forwards._forwards == before
+        assert [status.space for status in stage.forwards.list().forwards].count("other") == 1
+        assert (stage.link.holders, stage.links[OTHER].holders) == (held - 1, 1)
+
+
+@on_both
+async def test_file_binds_elsewhere(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A forward of the file is bound where the file says; when that changes its open connections go on."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.set_filed([filed(port, bind="127.0.0.2")])
+        with taken(port):
+            pass
+        await stage.forwards.set_filed([filed(port)])
+        stage.link.up()
+        with await stage.client(port):
+            await becomes(lambda: len(stage.link.asked) == 1, PATIENCE)
+            stage.link.asked[0].process_open_confirmation(PEERS, WINDOW, 32768)
+            await stage.forwards.set_filed([filed(port, bind="127.0.0.2")])
+            assert (stage.status(port).bind, stage.state(port)) == ("127.0.0.2", "listening")
+            assert not stage.link.asked[0].is_gone
+        stage.link.asked[0].process_connection_close(None)
+        await becomes(lambda: not stage.forwards._draining, PATIENCE)
+
+
+@on_both
+async def test_file_at_a_taken_port(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A port that is taken fails that forward of the file, with the reason, until it is free."""
+    async with scene(plane, tmp_path) as stage:
+        with taken(port):
+            await stage.forwards.set_filed([filed(port)])
+            assert stage.state(port) == "failed"
+        stage.link.up()
+        await becomes(lambda: stage.state(port) == "listening", PATIENCE)
