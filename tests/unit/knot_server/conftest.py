@@ -28,8 +28,11 @@ from knot_server.usecases.spaces import Spaces
 from knot_server.usecases.users import Users, add_user
 from knot_ssh.errors import NotFound, PortTaken, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
+from knot_ssh.planning import make_plan
 from knot_ssh.rpc import Method
 from knot_ssh.wire import (
+    ApplyAnswer,
+    ApplyOrder,
     CertificateRequest,
     Certificates,
     Farewell,
@@ -38,6 +41,7 @@ from knot_ssh.wire import (
     ForwardStarted,
     ForwardStatus,
     Nothing,
+    ReplacedForward,
     Revoked,
     StopRequest,
     Target,
@@ -67,6 +71,7 @@ class FakeAgent:
         return {
             "forward.start": (ForwardOrder, self.start),
             "forward.stop": (StopRequest, self.stop),
+            "forward.apply": (ApplyOrder, self.apply),
             "forward.list": (Nothing, self.listing),
             "keys.revoked": (Revoked, self.revoked),
             "target.changed": (Target, self.changed),
@@ -87,6 +92,21 @@ class FakeAgent:
         if order is None:
             raise NotFound
         return status(order).model_copy(update={"state": "stopped"})
+
+    async def apply(self, request: ApplyOrder) -> ApplyAnswer:
+        """As a real agent does, but for connections."""
+        before = dict(self.forwards)
+
+        def obstacle(order: ForwardOrder) -> PortTaken | None:
+            return PortTaken() if int(order.local_port) in self.taken else None
+
+        plan = make_plan(before, request.forwards, obstacle)
+        if not request.dry_run:
+            self.forwards.update({order.local_port: order for order in plan.make})
+            for order in plan.stop:
+                del self.forwards[order.local_port]
+        applied = [ReplacedForward(order=order, replaced=before.get(order.local_port)) for order in plan.make]
+        return ApplyAnswer(applied=applied, stopped=plan.stop, errors=plan.errors)
 
     async def listing(self, _request: Nothing) -> ForwardList:
         return ForwardList(forwards=[status(self.forwards[port]) for port in sorted(self.forwards)])

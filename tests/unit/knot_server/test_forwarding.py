@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from knot_server.actor import Actor
 from knot_server.store.schema import Space
-from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, OtherZone, PortTaken, StoreUnavailable, Unavailable
+from knot_ssh.errors import (
+    BadInput,
+    Conflict,
+    KnotError,
+    NotFound,
+    NotRunning,
+    OtherZone,
+    PortTaken,
+    StoreUnavailable,
+    Unavailable,
+)
 from knot_ssh.names import Port, SpaceId
-from knot_ssh.wire import ForwardRequest, ForwardStatus, StoppedForward, StopRequest
+from knot_ssh.wire import FORWARDS_MAX, Applied, ApplyRequest, ForwardRequest, ForwardStatus, StoppedForward, StopRequest
 from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, FakeAgent, World
 
 PORT = Port(8080)
@@ -334,6 +345,142 @@ async def test_stop_that_the_agent_did_not_carry_out(scene: Scene) -> None:
 async def test_stored_of_nobody(scene: Scene) -> None:
     """A space that is not there has no stored forwards."""
     assert await scene.world.forwarding.stored(SpaceId.new()) == []
+
+
+# Applied
+
+
+def entries(*rows: tuple[int, str] | tuple[int, str, dict[str, Any]], dry_run: bool = False) -> ApplyRequest:
+    """A list of (local port, target, other fields); the remote port is 3000 and all are persistent, unless said."""
+    forwards = [
+        {"local_port": row[0], "space": row[1], "remote_port": 3000, "persistent": True, **(row[2] if len(row) > 2 else {})}
+        for row in rows
+    ]
+    return ApplyRequest.model_validate({"forwards": forwards, "dry_run": dry_run})
+
+
+def outcome(applied: Applied) -> tuple[list[int], list[int], list[tuple[int, str]]]:
+    return (
+        [int(entry.local_port) for entry in applied.applied],
+        [int(entry.local_port) for entry in applied.stopped],
+        [(int(error.local_port), error.code) for error in applied.errors],
+    )
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_apply_replaces_all(scene: Scene, running: bool) -> None:
+    """New, changed, removed and unchanged forwards: the same answer whether the source runs or not, and the store agrees."""
+    apply = partial(scene.world.forwarding.apply, ALICE, "frontend")
+    if not running:
+        scene.stopped(scene.frontend)
+    first = await apply(entries((8002, "backend"), (8001, "backend"), (8003, "backend")))
+    assert outcome(first) == ([8001, 8002, 8003], [], [])
+    assert first.applied[0].model_dump() == {"local_port": 8001, "space": "backend", "remote_port": 3000, "persistent": True}
+    wanted = entries((8004, "backend"), (8002, "backend", {"remote_port": 4000}), (8001, scene.backend.id))
+    assert outcome(await apply(wanted.model_copy(update={"dry_run": True}))) == ([8002, 8004], [8003], [])
+    assert [row[0] for row in scene.stored()] == [8001, 8002, 8003]
+    assert outcome(await apply(wanted)) == ([8002, 8004], [8003], [])
+    assert scene.stored() == [(8001, "backend", 3000), (8002, "backend", 4000), (8004, "backend", 3000)]
+    assert outcome(await apply(wanted)) == ([], [], [])
+    assert outcome(await apply(entries())) == ([], [8001, 8002, 8004], [])
+    assert (scene.stored(), scene.held()) == ([], {})
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_apply_refuses_a_bad_list_as_a_whole(scene: Scene, running: bool) -> None:
+    """A port twice, a space that is not there or another's, another zone, or the source itself: nothing changes."""
+    await scene.forward(persistent=True)
+    await scene.world.space(ALICE, "far", US)
+    await scene.world.space(BOB, "his")
+    if not running:
+        scene.stopped(scene.frontend)
+    before = scene.stored(), scene.held()
+    bad: list[tuple[type[KnotError], ApplyRequest, str]] = [
+        (BadInput, entries((8001, "backend"), (8002, "backend"), (8001, "backend")), "forwards.2.local_port: 8001"),
+        (NotFound, entries((8001, "backend"), (8002, "nothing")), "'nothing'"),
+        (NotFound, entries((8001, "backend"), (8002, "his", {"force": True})), "'his'"),
+        (OtherZone, entries((8001, "backend"), (8002, "far", {"force": True})), "'far'"),
+        (BadInput, entries((8001, "frontend")), "to itself"),
+    ]
+    for kind, request, words in bad:
+        with pytest.raises(kind, match=words):
+            await scene.world.forwarding.apply(ALICE, "frontend", request)
+        assert (scene.stored(), scene.held()) == before
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_apply_to_what_does_not_run(scene: Scene, running: bool) -> None:
+    """A target that does not run is an error unless forced; one that is unchanged is none."""
+    scene.stopped(scene.backend)
+    if not running:
+        scene.stopped(scene.frontend)
+    apply = partial(scene.world.forwarding.apply, ALICE, "frontend")
+    assert outcome(await apply(entries((8001, "backend"), (8002, "backend", {"force": True})))) == (
+        [8002],
+        [],
+        [(8001, "not_running")],
+    )
+    assert outcome(await apply(entries((8002, "backend")))) == ([], [], [])
+
+
+async def test_apply_passing_ones_to_what_does_not_run(scene: Scene) -> None:
+    """For a source that is not running a forward must be persistent; the error names the source, and what is stored stays."""
+    await scene.forward(persistent=True)
+    scene.stopped(scene.frontend)
+    applied = await scene.world.forwarding.apply(ALICE, "frontend", entries((8080, "backend", {"persistent": False})))
+    assert outcome(applied) == ([], [], [(8080, "not_running")])
+    assert "the space 'frontend' is not running" in applied.errors[0].error
+    assert scene.stored() == [(8080, "backend", 3000)]
+
+
+async def test_apply_where_a_port_is_taken(scene: Scene) -> None:
+    """What the agent could not make is an error, and not stored."""
+    scene.agent.taken.add(8001)
+    applied = await scene.world.forwarding.apply(ALICE, "frontend", entries((8001, "backend"), (8002, "backend")))
+    assert outcome(applied) == ([8002], [], [(8001, "port_taken")])
+    assert [row[0] for row in scene.stored()] == [8002]
+
+
+async def test_changed_persistence_is_a_change(scene: Scene) -> None:
+    """From persistent to passing and back is a change, and the store follows."""
+    await scene.forward(persistent=True)
+    for persistent in (False, True):
+        request = entries((8080, "backend", {"persistent": persistent}))
+        assert outcome(await scene.world.forwarding.apply(ALICE, "frontend", request)) == ([8080], [], [])
+        assert len(scene.stored()) == persistent
+
+
+async def test_apply_that_the_store_did_not_learn_of(scene: Scene) -> None:
+    """When the store fails, the agent holds again what it held before."""
+    await scene.forward(persistent=True, local_port=8001)
+    await scene.forward(local_port=8002)
+    before = scene.held()
+    scene.world.break_store("INSERT")
+    with pytest.raises(StoreUnavailable):
+        await scene.world.forwarding.apply(
+            ALICE, "frontend", entries((8001, "backend", {"remote_port": 4000}), (8003, "backend"))
+        )
+    assert scene.held() == before
+    assert scene.stored() == [(8001, "backend", 3000)]
+
+
+async def test_agent_applies_to_its_own_space(scene: Scene) -> None:
+    """Without a source it is the agent's own space; another zone's is none."""
+    await scene.world.space(ALICE, "far", US)
+    applied = await scene.world.forwarding.apply(scene.as_agent, None, entries((8001, "backend")))
+    assert outcome(applied) == ([8001], [], [])
+    with pytest.raises(NotFound):
+        await scene.world.forwarding.apply(scene.as_agent, "far", entries())
+
+
+async def test_as_many_as_there_may_be(scene: Scene) -> None:
+    """A space that does not run stores no more forwards than its agent would take; a change of one of them is none more."""
+    scene.stopped(scene.frontend)
+    full = entries(*((port, "backend") for port in range(1, FORWARDS_MAX + 1)))
+    await scene.world.forwarding.apply(ALICE, "frontend", full)
+    with pytest.raises(Conflict, match=str(FORWARDS_MAX)):
+        await scene.forward(local_port=60000, persistent=True)
+    await scene.forward(local_port=1, remote_port=4000, persistent=True)
 
 
 # What an agent has stopped by itself
