@@ -22,6 +22,8 @@ class Server:
     """A new server in a folder. It may be killed, and started again on the same ports."""
 
     def __init__(self, folder: Path) -> None:
+        self.owners: dict[str, Api] = {}
+        """The HTTP API as each owner of spaces."""
         self._folder = folder
         self._starts = 0
         self._http, self._ssh = (f"127.0.0.1:{free_port()}" for _ in range(2))  # none that the kernel gives who dials
@@ -66,11 +68,13 @@ class Server:
         """Make so many spaces over the HTTP API, in turn for so many owners; gives join tokens by `owner-space`."""
         admin = Api(f"http://{self._http}", self._token)
         names = [f"owner-{number}" for number in range(owners)]
-        apis = [Api(f"http://{self._http}", admin.post("api", "users", body={"name": name})["token"]) for name in names]
+        for name in names:
+            self.owners[name] = Api(f"http://{self._http}", admin.post("api", "users", body={"name": name})["token"])
         made = {}
         for number in range(count):
             body = {"name": f"space-{number}", "zone": ZONE}
-            made[f"{names[number % owners]}-{number}"] = apis[number % owners].post("api", "spaces", body=body)["join_token"]
+            owner = names[number % owners]
+            made[f"{owner}-{number}"] = self.owners[owner].post("api", "spaces", body=body)["join_token"]
         return made
 
     def memory(self) -> int:

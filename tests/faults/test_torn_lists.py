@@ -40,17 +40,16 @@ class Changes:
     """Changes the source's list again and again, also when the agent is gone: then what is stored."""
 
     def __init__(self, own: Site, ports: Sequence[int], chance: random.Random) -> None:
-        self.lists: list[State] = []
-        """What the list was after each change that was asked for; the last one may have failed."""
         self.over = threading.Event()
         self._doors = PortsOfServer(own.system.api(OWNER))
         self._source = own.near.id
+        self.lists = [shown(self._doors.list(self._source)["forwards"])]
+        """What the list was, then what it was after each change that was asked for; the last one may have failed."""
         self._ports = ports
         self._chance = chance
 
     def run(self) -> None:
         """Until a change gets no answer, or it is over."""
-        self.lists.append(shown(self._doors.list(self._source)["forwards"]))
         with suppress(Unavailable):
             while not self.over.is_set():
                 self._change()
