@@ -39,6 +39,9 @@ class Api:
     def post(self, *path: str, body: Any) -> Any:
         return self._call("POST", path, body)
 
+    def patch(self, *path: str, body: Any) -> Any:
+        return self._call("PATCH", path, body)
+
     def delete(self, *path: str) -> Any:
         return self._call("DELETE", path)
 

@@ -307,6 +307,7 @@ class Welcome(Message):
     membership: Membership
     forwards: list[ForwardOrder] = Field(description="The stored forwards; the only persistent ones that are to live.")
     revoked: Revoked
+    names: dict[SpaceId, SpaceName] = Field(default={}, description="What the targets of the hello are called now.")
     spread: float = Field(
         default=0, ge=0, le=3600, description="Seconds over which the fleet's agents are to spread when the hub comes back."
     )

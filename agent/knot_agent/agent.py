@@ -172,6 +172,7 @@ class Agent:
         self._memory.keep_revoked(welcome.revoked)
         gone = {stopped.local_port for stopped in self._memory.stopped}  # while the welcome was on its way
         await self._forwards.restore([order for order in welcome.forwards if order.local_port not in gone])
+        self._links.rename(welcome.names)
         self._settled.set()
         self._links.look_again()
 
@@ -183,6 +184,7 @@ class Agent:
             "forward.stop": (StopRequest, self._stop),
             "forward.apply": (ApplyOrder, self._apply),
             "forward.list": (Nothing, self._list),
+            "membership.changed": (Membership, self._membership_changed),
             "target.changed": (Target, self._target_changed),
             "keys.revoked": (Revoked, self._revoked),
             "fleet.spread": (Spread, self._spread),
@@ -205,7 +207,12 @@ class Agent:
     async def _list(self, _request: Nothing) -> ForwardList:
         return self._forwards.list()
 
+    async def _membership_changed(self, membership: Membership) -> None:
+        await self._settled.wait()
+        await self._control.change(membership)
+
     async def _target_changed(self, target: Target) -> None:
+        await self._settled.wait()
         self._links.update(target)
 
     async def _revoked(self, revoked: Revoked) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from knot_agent.credentials import Credentials
 from knot_agent.home import Home
-from knot_keys.certificates import check_client, check_host, check_hub, read_certificate
+from knot_keys.certificates import check_client, check_endpoint, check_hub, read_certificate
 from knot_keys.connections import ClientConnection, ForwardedFrom, HostRefused, close, connect
 from knot_keys.keyfiles import public_line
 from knot_keys.possession import for_host_key, prove
@@ -22,11 +23,11 @@ from knot_keys.revocation import RevocationList
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KeyRefused, KnotError, Unavailable
-from knot_ssh.names import RELAY_PORT, Principal, qualified_name
+from knot_ssh.names import RELAY_PORT
 from knot_ssh.retrying import backoff, until_done
 from knot_ssh.rpc import CALL_TIMEOUT, Method, Peer
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Revoked, Welcome
+from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Membership, Revoked, Welcome
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +72,8 @@ class ControlLink:
         self._take_relayed = take_relayed
         self._peer: Peer | None = None
         self._farewell = ""
+        self._renewal_due = asyncio.Event()
+        self._renewed = asyncio.Event()
 
     @property
     def connected(self) -> bool:
@@ -85,6 +88,17 @@ class ControlLink:
     def end(self, reason: str) -> None:
         """The hub has said that this key is void."""
         self._farewell = reason
+
+    async def change(self, membership: Membership) -> None:
+        """Our space has another name: wait until we are certified under it. All that is open goes on.
+
+        (The hub relays to us under the new name by itself.)
+        """
+        self._take(membership)
+        while not self._credentials.is_named:
+            self._renewed.clear()
+            self._renewal_due.set()
+            await self._renewed.wait()
 
     async def run(self) -> None:
         """Stay connected until cancelled; raises KeyRefused when the hub no longer accepts our key."""
@@ -136,8 +150,7 @@ class ControlLink:
             relayed = await self._register(connection)
             hello = self._introduce(connection.get_extra_info("sockname")[0])
             welcome = Welcome.model_validate(await peer.call("agent.hello", hello))
-            self._home.update(welcome.membership)
-            self._credentials.membership = welcome.membership
+            self._take(welcome.membership)
             self.spread = welcome.spread
             if not relayed and not await self._register(connection):  # our name may have changed
                 log.warning("not reachable by relay", reason="the hub refused")
@@ -154,22 +167,34 @@ class ControlLink:
 
     async def _register(self, connection: ClientConnection) -> bool:
         """Ask the hub to pass connections for our endpoint on to us; before hello, since others hear of us then."""
-        membership = self._credentials.membership
         connection.on_forwarded = self._take_relayed
-        name = qualified_name(membership.space, Principal(membership.owner, membership.zone))
         async with asyncio.timeout(CALL_TIMEOUT):
-            return await connection.register(name, RELAY_PORT)
+            return await connection.register(self._credentials.name, RELAY_PORT)
+
+    def _take(self, membership: Membership) -> None:
+        """This is what we are now."""
+        before = self._credentials.membership
+        self._home.update(membership)
+        self._credentials.membership = membership
+        if membership.space != before.space:
+            log.info("space renamed", before=before.space, space=membership.space)
 
     async def _renew_in_time(self, peer: Peer) -> None:
         wait = self._credentials.renewal_wait(time.time())
+        if not self._credentials.is_named:  # the space was renamed while we were away
+            wait = 0.0
         while True:
-            await asyncio.sleep(wait)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._renewal_due.wait()
+            self._renewal_due.clear()
             try:
                 await self._renew(peer)
             except (KnotError, asyncssh.Error, OSError) as error:
                 log.warning("certificates not renewed", reason=str(error))
                 wait = RENEW_RETRY
             else:
+                self._renewed.set()
                 wait = self._credentials.renewal_wait()
 
     async def _renew(self, peer: Peer) -> None:
@@ -179,12 +204,9 @@ class ControlLink:
         signature = prove(host.key, for_host_key(membership.space_id))
         request = CertificateRequest(host_key=public_line(host.key), signature=signature)
         issued = Certificates.model_validate(await peer.call("agent.certify", request))
-        names = [
-            str(membership.space_id),
-            qualified_name(membership.space, Principal(membership.owner, membership.zone)),
-        ]
-        check_client(read_certificate(issued.client), [credentials.user_ca], credentials.revoked)
-        check_host(read_certificate(issued.host), [credentials.host_ca], names, credentials.revoked)
+        space_id, principal, revoked = membership.space_id, credentials.principal, credentials.revoked
+        check_client(read_certificate(issued.client), [credentials.user_ca], revoked)
+        check_endpoint(read_certificate(issued.host), [credentials.host_ca], space_id, principal, revoked)
         self._home.keep(issued)
         credentials.replace(self._home.identity(), self._home.host())
         log.info("certified", seconds=round(credentials.seconds_left(time.time())))

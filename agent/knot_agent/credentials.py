@@ -14,7 +14,7 @@ from knot_keys.certificates import BACKDATE, expires_at, starts_at
 from knot_keys.connections import Credential
 from knot_keys.keyfiles import parse_public_key
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
-from knot_ssh.names import Principal
+from knot_ssh.names import Principal, qualified_name
 from knot_ssh.wire import Membership
 
 RENEW_AT = 2 / 3
@@ -37,6 +37,16 @@ class Credentials:
     @property
     def principal(self) -> Principal:
         return Principal(self.membership.owner, self.membership.zone)
+
+    @property
+    def name(self) -> str:
+        """The space's fully qualified name."""
+        return qualified_name(self.membership.space, self.principal)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the host certificate is there, and carries the name that the space has now."""
+        return self.host.certificate is not None and self.name in self.host.certificate.principals
 
     @property
     def user_ca(self) -> asyncssh.SSHKey:

@@ -65,6 +65,11 @@ class Forward:
         return self._link
 
     @property
+    def known_order(self) -> ForwardOrder:
+        """The order, with all that is known of the target now: it may have moved, or have another name."""
+        return self.order.model_copy(update={"target": self._link.target})
+
+    @property
     def is_bound(self) -> bool:
         return self._listener is not None
 
@@ -110,7 +115,7 @@ class Forward:
             local_port=order.local_port,
             bind=self.bind,
             origin=self.origin,
-            space=order.target.name,
+            space=self._link.target.name,
             space_id=order.target.id,
             remote_port=order.remote_port,
             persistent=order.persistent,
@@ -167,8 +172,8 @@ class Forward:
     def channel_refused(self, channel: Channel, reason: str) -> None:
         self.tally.refuse(reason)
         self._last_error = f"last connection failed: {reason}"
-        order = self.order
-        self._sparing.warning(log, "connection refused", port=order.local_port, target=order.target.name, reason=reason)
+        port, target = self.order.local_port, self._link.target.name
+        self._sparing.warning(log, "connection refused", port=port, target=target, reason=reason)
 
     def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:
         """Nothing has been said on it: have the next connection to the target carry it."""

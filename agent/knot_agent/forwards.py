@@ -152,7 +152,7 @@ class Forwards:
         port = filed.order.local_port
         standing = self._forwards.get(port)
         if standing and standing.origin == "command":
-            self._covered[port] = standing.order
+            self._covered[port] = standing.known_order
             log.warning("forward covered by the agent's file", port=port, target=standing.order.target.name)
         self._put(filed.order, filed.bind).origin = "file"
 
@@ -213,7 +213,8 @@ class Forwards:
 
     def _commanded(self) -> dict[Port, ForwardOrder]:
         """The forwards by command, also those that the file covers."""
-        return {port: forward.order for port, forward in self._forwards.items() if forward.origin == "command"} | self._covered
+        commanded = {port: forward for port, forward in self._forwards.items() if forward.origin == "command"}
+        return {port: forward.known_order for port, forward in commanded.items()} | self._covered
 
     def _held_by_file(self, port: Port) -> HeldByFile | None:
         forward = self._forwards.get(port)
@@ -235,7 +236,7 @@ class Forwards:
                 raise
             self._add(forward)
             return ForwardStarted(status=forward.status())
-        replaced = standing.order
+        replaced = standing.known_order
         if not standing.is_bound:
             standing.listen()
         self._retarget(standing, order)

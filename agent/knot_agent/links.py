@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,14 +23,14 @@ from knot_agent.credentials import Credentials
 from knot_agent.destinations import LOCALHOST
 from knot_agent.linklife import Event, LinkLife, Path, Phase
 from knot_agent.relaying import Relay
-from knot_keys.certificates import check_host, expires_at
+from knot_keys.certificates import check_endpoint, expires_at
 from knot_keys.connections import ClientConnection, close, connect, log_in
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KnotError, NotFound, Unavailable
-from knot_ssh.names import Port, Principal, SpaceId, qualified_name
+from knot_ssh.names import Port, Principal, SpaceId, SpaceName
 from knot_ssh.racing import Runner, race
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import TARGETS_MAX, Target
@@ -107,6 +107,10 @@ class Link:
         if self._know(target):
             self._stop_attempt()  # at what is not true any more
         self._tell(Event.NEWS)
+
+    def rename(self, name: SpaceName) -> None:
+        """The target is called this now; nothing else has changed."""
+        self._know(self.target.model_copy(update={"name": name}))
 
     def look_again(self) -> None:
         """The hub is back: it may know better where the target is."""
@@ -340,7 +344,7 @@ class Link:
         return connection, Path("direct", str(address))
 
     async def _dial_relay(self) -> Made:
-        sock = await self._relay.open(self._name)
+        sock = await self._relay.open(self.target.id)
         try:
             connection = await log_in(
                 self._plane, sock, "relay", ENDPOINT_LOGIN, self._check, credential=self._credentials.identity
@@ -350,14 +354,10 @@ class Link:
         return connection, Path("relay", str(self._relay.hub))
 
     def _check(self, shown: SSHOpenSSHCertificate) -> None:
-        """Whether this is the host certificate of exactly our target."""
-        credentials = self._credentials
-        check_host(shown, [credentials.host_ca], [str(self.target.id), self._name], credentials.revoked)
-
-    @property
-    def _name(self) -> str:
-        target = self.target
-        return qualified_name(target.name, Principal(target.owner, target.zone))
+        """Whether this is the host certificate of exactly our target, which may have been renamed without our knowing."""
+        credentials, target = self._credentials, self.target
+        principal = Principal(target.owner, target.zone)
+        check_endpoint(shown, [credentials.host_ca], target.id, principal, credentials.revoked)
 
     def _know(self, target: Target, worked: str = "") -> bool:
         """Take over what is said of the target; gives whether that is new.
@@ -417,6 +417,13 @@ class Links:
         link = self._links.get(target.id)
         if link:
             link.update(target)
+
+    def rename(self, names: Mapping[SpaceId, SpaceName]) -> None:
+        """What targets are called now."""
+        for target_id, name in names.items():
+            link = self._links.get(target_id)
+            if link:
+                link.rename(name)
 
     def targets(self) -> list[SpaceId]:
         """The targets that we want to hear of."""

@@ -1,7 +1,7 @@
 """Both ends of a relayed connection, as an agent sees them: a socket, whose other end is a channel of a hub connection.
 
-On the source's side the `Relay` asks the hub for a channel to a space's fully qualified name. On the target's side the
-hub opens one (`Inlet`), because the agent has registered that name. Between the two sockets runs the SSH session that
+On the source's side the `Relay` asks the hub for a channel to a space, by its id, which no rename changes. On the target's
+side the hub opens one (`Inlet`), because the agent has registered its name. Between the two sockets runs the SSH session that
 would run over TCP otherwise.
 """
 
@@ -25,7 +25,7 @@ from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.dataplane.transport import joined_pair
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.errors import Unavailable
-from knot_ssh.names import RELAY_PORT
+from knot_ssh.names import RELAY_PORT, SpaceId
 from knot_ssh.tasks import Tasks
 
 RELAY_LOGIN = "knot"
@@ -114,8 +114,8 @@ class Relay:
         self._tasks = Tasks()
         credentials.on_certificates.append(self._start_afresh)
 
-    async def open(self, name: str) -> socket.socket:
-        """A socket that leads to the endpoint of this fully qualified name; raises Unavailable."""
+    async def open(self, space_id: SpaceId) -> socket.socket:
+        """A socket that leads to the endpoint of this space; raises Unavailable."""
         async with self._connecting:
             connection = await self._connected()
         try:
@@ -123,7 +123,7 @@ class Relay:
         except OSError as error:
             raise Unavailable(f"relay: {os.strerror(error.errno or errno.EIO).lower()}") from None
         outlet = _Outlet(self._plane, theirs)
-        outlet.channel.ask(connection, name, RELAY_PORT)
+        outlet.channel.ask(connection, space_id, RELAY_PORT)
         try:
             await outlet.answer
         except BaseException:

@@ -20,7 +20,7 @@ from knot_keys.identity import BadIdentity, HostIdentity, HubIdentity, Identity
 from knot_keys.keyfiles import KEY_ALGORITHM, fingerprint
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.errors import KnotError
-from knot_ssh.names import HUB_PRINCIPAL
+from knot_ssh.names import HUB_PRINCIPAL, Principal, SpaceId
 
 LIFETIME = 3600
 """Seconds that a certificate is good for: short enough to do without revocation in the worst case, long enough that a
@@ -150,11 +150,33 @@ def check_host(
     now: float | None = None,
 ) -> None:
     """Check that a host certificate names exactly the expected principals; raises CertificateRefused."""
-    cert = _checked(certificate, CERT_TYPE_HOST, cas, revoked, time.time() if now is None else now)
-    if cert.key.get_algorithm() != KEY_ALGORITHM:
-        raise CertificateRefused("key type")
+    cert = _checked_host(certificate, cas, revoked, now)
     if not expected or set(cert.principals) != set(expected):
-        raise CertificateRefused(f"it is for {', '.join(sorted(cert.principals)) or 'nobody'}")
+        raise CertificateRefused(_whom(cert))
+
+
+def check_endpoint(
+    certificate: SSHOpenSSHCertificate,
+    cas: Collection[asyncssh.SSHKey],
+    space_id: SpaceId,
+    principal: Principal,
+    revoked: RevocationList,
+    *,
+    now: float | None = None,
+) -> HostIdentity:
+    """Check that a host certificate is that of this very space of this owner in this zone, whatever it is called now.
+
+    Who asks may know an earlier or a later name than the certificate: the id tells which space it is. Raises
+    CertificateRefused.
+    """
+    cert = _checked_host(certificate, cas, revoked, now)
+    try:
+        found = HostIdentity.decode(cert.principals, _key_id(cert))
+    except BadIdentity:
+        raise CertificateRefused(_whom(cert)) from None
+    if (found.space_id, found.principal) != (space_id, principal):
+        raise CertificateRefused(_whom(cert))
+    return found
 
 
 def check_hub(certificate: SSHOpenSSHCertificate, cas: Collection[asyncssh.SSHKey], *, now: float | None = None) -> None:
@@ -170,6 +192,20 @@ def expires_at(certificate: SSHOpenSSHCertificate) -> float:
 def starts_at(certificate: SSHOpenSSHCertificate) -> float:
     """When the certificate begins, in seconds since 1970."""
     return float(certificate._valid_after)
+
+
+def _checked_host(
+    certificate: SSHOpenSSHCertificate, cas: Collection[asyncssh.SSHKey], revoked: RevocationList, now: float | None
+) -> SSHOpenSSHCertificate:
+    """What holds for every host certificate."""
+    cert = _checked(certificate, CERT_TYPE_HOST, cas, revoked, time.time() if now is None else now)
+    if cert.key.get_algorithm() != KEY_ALGORITHM:
+        raise CertificateRefused("key type")
+    return cert
+
+
+def _whom(certificate: SSHOpenSSHCertificate) -> str:
+    return f"it is for {', '.join(sorted(certificate.principals)) or 'nobody'}"
 
 
 def _checked(

@@ -102,7 +102,25 @@ class HostIdentity:
     def encode(self) -> tuple[list[str], str]:
         """The certificate's principals and key id."""
         names = [str(self.space_id), qualified_name(self.space, self.principal)]
-        return names, "/".join(("host", self.principal.owner, self.principal.zone, self.space, self.space_id))
+        return names, host_key_ids(self.principal, self.space) + self.space_id
+
+    @classmethod
+    def decode(cls, principals: Sequence[str], key_id: str) -> HostIdentity:
+        """Read an endpoint's certificate; raises BadIdentity unless it says what `encode` writes, in whatever order."""
+        try:
+            _host, owner, zone, space, space_id = key_id.split("/")
+            identity = cls(Principal(Owner(owner), Zone(zone)), SpaceName(space), SpaceId(space_id))
+        except (BadInput, ValueError) as error:
+            raise BadIdentity(str(error)) from None
+        names, encoded = identity.encode()
+        if (sorted(names), encoded) != (sorted(principals), key_id):
+            raise BadIdentity("principals and key id disagree")
+        return identity
+
+
+def host_key_ids(principal: Principal, space: SpaceName) -> str:
+    """What the key ids of all host certificates of this name begin with; the id of the space follows."""
+    return f"host/{principal.owner}/{principal.zone}/{space}/"
 
 
 class HubIdentity:

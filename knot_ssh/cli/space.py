@@ -62,6 +62,17 @@ def list_spaces(context: click.Context, as_json: bool) -> None:
 
 @space.command()
 @click.argument("name", type=SPACE)
+@click.argument("new_name", type=SPACE_NAME)
+@server_options
+@click.pass_context
+def rename(context: click.Context, name: str, new_name: SpaceName) -> None:
+    """Give a space another name. Forwards to it and from it, and open connections, go on."""
+    api(context).patch("api", "spaces", str(name), body={"name": new_name})
+    click.echo(f"Renamed the space {name} to {new_name}.")
+
+
+@space.command()
+@click.argument("name", type=SPACE)
 @server_options
 @click.pass_context
 def delete(context: click.Context, name: str) -> None:

@@ -45,6 +45,8 @@ class Present:
     line: Line
     addresses: list[str] = field(default_factory=list)
     watches: set[SpaceId] = field(default_factory=set)
+    name: str = ""
+    """What the space is called now, for the log."""
 
     async def ask(self, method: str, params: BaseModel, answer: type[Answer]) -> Answer:
         """Call the agent; raises what it raised, or Unavailable when it is gone or silent."""
@@ -112,9 +114,16 @@ class Roster:
 
     async def tell_watchers(self, target: Target) -> None:
         """Notify who has links to this space, if owner and zone are the same."""
+        await self._tell_of(target, self._watchers.get(target.id, ()))
+
+    async def tell_neighbours(self, target: Target) -> None:
+        """Notify every agent of the same owner and zone: one may have a link to this space and never have asked for it."""
+        await self._tell_of(target, self._present.values())
+
+    async def _tell_of(self, target: Target, agents: Iterable[Present]) -> None:
         principal = Principal(target.owner, target.zone)
-        watchers = [agent for agent in self._watchers.get(target.id, ()) if agent.principal == principal]
-        await asyncio.gather(*(_tell(agent, "target.changed", target) for agent in watchers))
+        hearers = [agent for agent in agents if agent.principal == principal]
+        await asyncio.gather(*(_tell(agent, "target.changed", target) for agent in hearers))
 
     async def dismiss(self, agent: Present, reason: str) -> None:
         """Tell an agent that its key is void, and end the conversation."""

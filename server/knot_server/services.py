@@ -14,6 +14,7 @@ from knot_server.store.database import Database
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lastseen import LastSeen
+from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
 from knot_server.usecases.users import Users
@@ -34,6 +35,7 @@ class Services:
     enrolment: Enrolment
     forwarding: Forwarding
     last_seen: LastSeen
+    renaming: Renaming
     hub: Hub
     hub_address: str = ""
     """host:port as others see the hub; known once it listens."""
@@ -51,6 +53,7 @@ class Services:
         spaces = Spaces(database, authority, revocations)
         enrolment = Enrolment(database, authority, revocations, certificate_lifetime)
         forwarding = Forwarding(database, roster)
+        renaming = Renaming(database, roster, enrolment, forwarding)
         last_seen = LastSeen(database)
         control = Control(database, last_seen, roster, enrolment, forwarding, revocations)
         return cls(
@@ -62,7 +65,8 @@ class Services:
             enrolment=enrolment,
             forwarding=forwarding,
             last_seen=last_seen,
-            hub=Hub(plane, authority, host_key, enrolment, control, revocations),
+            renaming=renaming,
+            hub=Hub(plane, authority, host_key, enrolment, control, revocations, renaming),
         )
 
     async def close(self) -> None:

@@ -57,6 +57,7 @@ def test_conflicts(pair: Pair) -> None:
     [
         ("GET", "/api/spaces"),
         ("POST", "/api/spaces"),
+        ("PATCH", "/api/spaces/x"),
         ("DELETE", "/api/spaces/x"),
         ("POST", "/api/spaces/x/token"),
         ("GET", "/api/users"),
@@ -82,7 +83,8 @@ def test_routes_are_described(pair: Pair) -> None:
     described = {(method.upper(), path) for path, methods in description["paths"].items() for method in methods}
     assert ("POST", "/space-io/{space_id}/port/forward") in described
     assert ("GET", "/healthz") in described
-    assert len(described) == 13
+    assert ("PATCH", "/api/spaces/{space_id}") in described
+    assert len(described) == 14
     for methods in description["paths"].values():
         for operation in methods.values():
             assert {"400", "401", "404", "409", "503"} <= set(operation["responses"])

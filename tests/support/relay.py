@@ -83,6 +83,10 @@ class Relay:
         """End every connection: by `reset`; or by `fin`, as if both peers had ended in the middle of what they say."""
         asyncio.run_coroutine_threadsafe(self._cut(how), self._loop).result(TIMEOUT)
 
+    def lead_to(self, port: int) -> None:
+        """Carry new connections to another port."""
+        self._to_port = port
+
     def dial(self, near: Half) -> None:
         """Find the other half for this one."""
         task = self._loop.create_task(self._dial(near))

@@ -29,6 +29,7 @@ from knot_server.http.bodies import (
     NewUserBody,
     PersonCertificate,
     Problem,
+    SpaceChange,
     SpaceInfo,
     SpaceList,
     UserInfo,
@@ -157,6 +158,12 @@ def _spaces(services: Services) -> APIRouter:
         space, token = await services.spaces.create(actor, body.name, body.zone)
         info = SpaceInfo.of(space, running=False)
         return CreatedSpace(**info.model_dump(), join_token=token, hub=services.hub_address)
+
+    @routes.patch("/api/spaces/{space_id}")
+    async def change_space(space_id: str, body: SpaceChange, actor: Actor = caller) -> SpaceInfo:
+        """Give a space another name; its forwards and open connections go on."""
+        space = await services.renaming.rename(actor, space_id, body.name)
+        return SpaceInfo.of(space, running=is_running(space))
 
     @routes.delete("/api/spaces/{space_id}")
     async def delete_space(space_id: str, actor: Actor = caller) -> Done:

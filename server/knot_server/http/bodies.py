@@ -31,6 +31,10 @@ class NewSpace(Message):
     zone: Zone
 
 
+class SpaceChange(Message):
+    name: SpaceName
+
+
 class NewToken(Message):
     reusable: StrictBool = Field(default=False, description="For templates: usable many times, for a month.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ from knot_server.store.schema import Space
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lastseen import LastSeen
+from knot_server.usecases.lookup import names_now
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import Conflict, KeyRefused
+from knot_ssh.names import SpaceId, SpaceName
 from knot_ssh.rpc import Function, Method, Peer
 from knot_ssh.wire import (
     Applied,
@@ -60,13 +63,13 @@ class Control:
             return
         conversation = _Conversation(self, member.key, space)
         peer = Peer(reader, writer, conversation.methods())
-        agent = Present(space.space_id, space.principal, peer, line)
+        agent = Present(space.space_id, space.principal, peer, line, name=space.name)
         conversation.agent = agent
         try:
             await peer.run()
         finally:
             self.roster.leave(agent)
-            log.info("agent left", space=space.name, owner=space.owner)
+            log.info("agent left", space=agent.name, owner=space.owner)
             self.last_seen.note(space.space_id)
 
 
@@ -79,6 +82,7 @@ class _Conversation:
         self._control = control
         self._key = key
         self._space = space
+        """As it was at login; its name may change."""
         self._actor = Actor(space.principal.owner, zone=space.principal.zone, space=space.space_id)
         self._greeted = False
         self._welcomed = False
@@ -109,27 +113,31 @@ class _Conversation:
             before = control.roster.arrive(agent)
             await control.forwarding.forget_stopped(agent.space_id, hello.stopped)
             forwards = await control.forwarding.stored(agent.space_id)
+            target = await control.forwarding.target(self._actor, agent.space_id)
+            agent.name = target.name  # from now on a rename changes it
+            names = await self._names(hello.targets)
         if control.revocations.current.has_key(self._key):  # revoked while we looked
             raise KeyRefused
         if before is not None and before is not agent:
-            log.warning("agent superseded", space=space.name, owner=space.owner)
+            log.warning("agent superseded", space=agent.name, owner=space.owner)
             await control.roster.supersede(before)
-        log.info("agent arrived", space=space.name, owner=space.owner, zone=space.zone, version=hello.version)
+        log.info("agent arrived", space=agent.name, owner=space.owner, zone=space.zone, version=hello.version)
         control.last_seen.note(agent.space_id)
         control.roster.watch(agent, [*hello.targets, *(order.target.id for order in forwards)])
-        await control.roster.tell_watchers(await control.forwarding.target(self._actor, agent.space_id))
+        await control.roster.tell_watchers(target)
         self._welcomed = True
         await control.roster.tell_when_grown()
         return Welcome(
-            membership=control.enrolment.membership(space),
+            membership=control.enrolment.membership(space).model_copy(update={"space": target.name}),
             forwards=forwards,
             revoked=control.revocations.message(),
+            names=names,
             spread=control.roster.spread,
         )
 
     async def certify(self, request: CertificateRequest) -> Certificates:
-        certificates = await self._control.enrolment.certify_agent(self._space.space_id, self._key, request)
-        log.info("certificates issued", space=self._space.name, owner=self._space.owner)
+        certificates = await self._control.enrolment.certify_agent(self.agent.space_id, self._key, request)
+        log.info("certificates issued", space=self.agent.name, owner=self._actor.owner)
         return certificates
 
     async def locate(self, question: TargetQuestion) -> Target:
@@ -149,6 +157,13 @@ class _Conversation:
 
     async def apply(self, call: ApplyCall) -> Applied:
         return await self._control.forwarding.apply(self._actor, call.source, call.request)
+
+    async def _names(self, targets: Sequence[SpaceId]) -> dict[SpaceId, SpaceName]:
+        """What these are called now."""
+        if not targets:
+            return {}
+        async with self._control.database.reading() as session:
+            return await names_now(session, self._actor, targets)
 
     def _after_hello(self, function: Function) -> Function:
         async def guarded(request: Any) -> BaseModel | None:

@@ -27,7 +27,7 @@ from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, KnotError
 from knot_ssh.names import RELAY_PORT, Principal, SpaceId
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import CONTROL_SUBSYSTEM, JOIN_LOGIN, JOIN_SUBSYSTEM
+from knot_ssh.wire import CONTROL_SUBSYSTEM, JOIN_LOGIN, JOIN_SUBSYSTEM, Membership
 
 log = structlog.get_logger(__name__)
 
@@ -184,7 +184,7 @@ class HubDoorkeeper(Doorkeeper):
 
     async def _register(self, member: Member, host: str, port: int) -> asyncssh.SSHListener | None:
         try:
-            membership = await self._lobby.enrolment.member(member.space_id)
+            membership = await self._membership(member.space_id)
         except KnotError as error:
             log.error("relaying not registered", reason=str(error), detail=error.detail)
             return None
@@ -201,6 +201,14 @@ class HubDoorkeeper(Doorkeeper):
             return None
         self._registered = True
         return self._lobby.relay.register(endpoint)
+
+    async def _membership(self, space_id: SpaceId) -> Membership | None:
+        """What the agent of this space is at this moment, though it is renamed while the store is asked."""
+        while True:
+            renames = self._lobby.relay.renames
+            membership = await self._lobby.enrolment.member(space_id)
+            if renames == self._lobby.relay.renames:
+                return membership
 
     def _judged(self, shown: Shown) -> ClientCertificate | None:
         """What a client certificate says when it passes every check."""

@@ -16,6 +16,7 @@ from knot_server.hub.doorkeeper import HubDoorkeeper, Lobby
 from knot_server.hub.joining import serve_joiner
 from knot_server.hub.relay import Relay
 from knot_server.usecases.enrolment import Enrolment
+from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import Closeable, DataPlane
@@ -36,6 +37,7 @@ class Hub:
         enrolment: Enrolment,
         control: Control,
         revocations: Revocations,
+        renaming: Renaming,
     ) -> None:
         self.relay = Relay(plane)
         self._plane = plane
@@ -46,6 +48,7 @@ class Hub:
         )
         self._listener: Closeable | None = None
         revocations.on_change.append(self._drop_revoked)
+        renaming.on_rename.append(self.relay.rename)
 
     async def listen(self, address: Address) -> Address:
         """Bind and start accepting; gives the address with the port that was bound. Raises BadInput when it is taken."""

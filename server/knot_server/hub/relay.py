@@ -1,8 +1,8 @@
 """The relay: a caller reaches the endpoint of a space that cannot be dialled, through the hub.
 
 Both legs are plain SSH (RFC 4254 section 7). The endpoint's side asks for its own fully qualified name, port 22, to be
-forwarded to it; a caller asks for a channel to that name. What passes is an SSH session between the two, which the hub
-can carry and can cut, but neither read nor change unnoticed.
+forwarded to it; a caller asks for a channel to that name, or to the space's id. What passes is an SSH session between the
+two, which the hub can carry and can cut, but neither read nor change unnoticed.
 
     caller --direct-tcpip--> hub --forwarded-tcpip--> agent
 
@@ -47,14 +47,19 @@ HELD_MAX = 64 * MIB
 """Bytes of one owner that the hub may hold for readers that are slow: the sum of the windows of all their channels."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reachable:
-    """An endpoint that has asked to be relayed to."""
+    """An endpoint that has asked to be relayed to. `space` is what it is called now."""
 
     space_id: SpaceId
     space: SpaceName
     principal: Principal
     connection: ServerConnection
+    registered: str = field(init=False)
+    """The name that it asked for, by which its own side knows what we open to it (RFC 4254 section 7.2)."""
+
+    def __post_init__(self) -> None:
+        self.registered = self.name
 
     @property
     def name(self) -> str:
@@ -76,6 +81,8 @@ class Relay:
         self.plane = plane
         self.tally = Tally()
         self.channels = Channels()
+        self.renames = 0
+        """How many there were; a name that was looked up before the last one may be out of date."""
         self._by_id: dict[SpaceId, list[Reachable]] = {}
         self._by_name: dict[tuple[Owner, str], SpaceId] = {}
         self._accounts: dict[Owner, Account] = {}
@@ -85,7 +92,7 @@ class Relay:
     def register(self, endpoint: Reachable) -> asyncssh.SSHListener:
         """Relay to this endpoint until the listener is closed. Of several connections of one space the last one serves."""
         self._by_id.setdefault(endpoint.space_id, []).append(endpoint)
-        self._by_name[endpoint.principal.owner, str(endpoint.space)] = endpoint.space_id
+        self._give_name(endpoint)
         return _Registration(self, endpoint)
 
     def forget(self, endpoint: Reachable) -> None:
@@ -94,9 +101,15 @@ class Relay:
         registered.remove(endpoint)
         if not registered:
             del self._by_id[endpoint.space_id]
-            name = (endpoint.principal.owner, str(endpoint.space))
-            if self._by_name.get(name) == endpoint.space_id:  # not of a new space that has taken the name over
-                del self._by_name[name]
+            self._take_name(endpoint)
+
+    def rename(self, space_id: SpaceId, name: SpaceName) -> None:
+        """Relay to this space under another name from now on. Its registrations stand, and so does what is open."""
+        self.renames += 1
+        for endpoint in self._by_id.get(space_id, ()):
+            self._take_name(endpoint)
+            endpoint.space = name
+            self._give_name(endpoint)
 
     def request(
         self, caller: ServerConnection, client: ClientCertificate, revoked: RevocationList, host: str, port: int
@@ -112,7 +125,7 @@ class Relay:
             self._sparing.warning(log, "relay refused", reason=refusal, host=host[:255], port=port, key_id=key_id)
             self.tally.refuse(str(refusal))
             raise asyncssh.ChannelOpenError(
-                asyncssh.OPEN_CONNECT_FAILED, f"no space of yours that can be reached is called {host[:255]!r}"
+                asyncssh.OPEN_CONNECT_FAILED, "no space of yours that can be reached has that name or id"
             )
         owner = client.identity.owner
         account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX, return_free_memory, within=self.plane.budget)))
@@ -134,6 +147,15 @@ class Relay:
         account = self._accounts.get(owner)
         if account and not account.passages:
             del self._accounts[owner]
+
+    def _give_name(self, endpoint: Reachable) -> None:
+        self._by_name[endpoint.principal.owner, str(endpoint.space)] = endpoint.space_id
+
+    def _take_name(self, endpoint: Reachable) -> None:
+        """Unless another space has taken it over."""
+        name = (endpoint.principal.owner, str(endpoint.space))
+        if self._by_name.get(name) == endpoint.space_id:
+            del self._by_name[name]
 
     def _find(self, owner: Owner, reference: str) -> Reachable | None:
         """By the names that a caller may use: `<space>`, `<space>.knot`, the fully qualified name, or the id."""
@@ -179,7 +201,7 @@ class Passage:
             self.near.refuse(asyncssh.OPEN_RESOURCE_SHORTAGE, os.strerror(error.errno or errno.EIO).lower())
             return
         self._far = self._made(theirs)
-        self._far.ask(self._endpoint.connection, self._endpoint.name, RELAY_PORT, FORWARDED_TCPIP)
+        self._far.ask(self._endpoint.connection, self._endpoint.registered, RELAY_PORT, FORWARDED_TCPIP)
 
     def give_up(self) -> None:
         """The caller wants it no more; `channel_gone` comes."""

@@ -6,6 +6,7 @@ and `writing`. Trouble with the database becomes `Unavailable` in this one place
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -113,6 +114,7 @@ def _teach_sqlite(engine: AsyncEngine) -> None:
 
     @event.listens_for(engine.sync_engine, "connect")
     def _opened(connection: Any, _record: object) -> None:
+        _finish_operations(connection.driver_connection)
         connection.isolation_level = None  # the driver must not begin transactions of its own
         cursor = connection.cursor()
         for setting in ("foreign_keys = ON", "journal_mode = WAL", f"busy_timeout = {BUSY_SECONDS * 1000}"):
@@ -123,6 +125,33 @@ def _teach_sqlite(engine: AsyncEngine) -> None:
     def _begun(connection: Connection) -> None:
         write = connection.get_execution_options().get("write", True)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _finish_operations(driver: Any) -> None:
+    """Have who is cancelled wait for the operation that this connection's thread is at, and take the transaction back.
+
+    The pool closes a connection whose user was cancelled, but SQLite keeps one with an unfinished statement open, and the file
+    locked, until a garbage collection comes by.
+    """
+    execute = driver._execute
+
+    async def to_the_end(*args: Any, **options: Any) -> Any:
+        try:
+            return await execute(*args, **options)
+        except asyncio.CancelledError:
+            await _wait_for(asyncio.ensure_future(driver.rollback()))  # the thread takes one after the other
+            raise
+
+    driver._execute = to_the_end
+
+
+async def _wait_for(operation: asyncio.Future[Any]) -> None:
+    """Until it is done, however often we are cancelled; whatever comes of it."""
+    while not operation.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([operation])
+    if not operation.cancelled():
+        operation.exception()  # nobody else asks for it
 
 
 def _reason(error: Exception) -> str:

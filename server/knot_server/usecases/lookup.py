@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_server.actor import Actor
 from knot_server.store.schema import Space
 from knot_ssh.errors import BadInput, NotFound
-from knot_ssh.names import SpaceId, space_reference
+from knot_ssh.names import SpaceId, SpaceName, space_reference
 
 
 async def find_space(session: AsyncSession, actor: Actor, reference: str | None) -> Space:
@@ -34,6 +36,13 @@ async def visible_space(session: AsyncSession, actor: Actor, reference: str) -> 
     if space is None:
         raise _missing(reference)
     return space
+
+
+async def names_now(session: AsyncSession, actor: Actor, space_ids: Sequence[SpaceId]) -> dict[SpaceId, SpaceName]:
+    """What those of these spaces are called that are of the actor's owner and zone."""
+    own = select(Space).where(Space.owner == actor.owner, Space.zone == actor.zone)
+    spaces = await session.scalars(own.where(Space.id.in_([str(space_id) for space_id in space_ids])))
+    return {space.space_id: space.space_name for space in spaces}
 
 
 def _missing(reference: str) -> NotFound:

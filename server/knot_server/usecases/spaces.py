@@ -15,8 +15,8 @@ from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, Space
 from knot_server.usecases.lookup import visible_space
+from knot_server.usecases.renaming import check_free
 from knot_server.usecases.revocation import Revocations
-from knot_ssh.errors import NameTaken
 from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
 
 TOKEN_LIFETIME = 30 * 60
@@ -38,9 +38,7 @@ class Spaces:
         """Make a space and a join token for it; raises NameTaken."""
         space = Space(id=str(SpaceId.new()), name=str(name), owner=str(actor.owner), zone=str(zone), created_at=_now())
         async with self._database.writing() as session:
-            taken = select(Space.id).where(Space.owner == space.owner, Space.name == space.name)
-            if await session.scalar(taken):
-                raise NameTaken(f"you have a space {name!r} already")
+            await check_free(session, space, name)
             session.add(space)
             await session.flush()
             token = self._add_token(session, space, reusable=False)

@@ -44,16 +44,18 @@ class Office:
         issued = issue_client(self.user_ca, key, Identity.agent(PRINCIPAL, SPACE, SPACE_ID), lifetime=lifetime, now=now)
         return Credential(key, read_certificate(issued.line))
 
-    def host(self, key: asyncssh.SSHKey, lifetime: int, now: float) -> Credential:
+    def host(self, key: asyncssh.SSHKey, lifetime: int, now: float, space: str = SPACE) -> Credential:
         """The endpoint's key with its host certificate."""
-        issued = issue_host(self.host_ca, key, HostIdentity(PRINCIPAL, SPACE, SPACE_ID), lifetime=lifetime, now=now)
+        identity = HostIdentity(PRINCIPAL, SpaceName(space), SPACE_ID)
+        issued = issue_host(self.host_ca, key, identity, lifetime=lifetime, now=now)
         return Credential(key, read_certificate(issued.line))
 
-    def certificates(self, key: asyncssh.SSHKey, host: asyncssh.SSHKey) -> Certificates:
+    def certificates(self, key: asyncssh.SSHKey, host: asyncssh.SSHKey, space: str = SPACE) -> Certificates:
         """Both, as the hub sends them."""
+        name = SpaceName(space)
         return Certificates(
-            client=self.authority.certify_client(key, Identity.agent(PRINCIPAL, SPACE, SPACE_ID), 3600).line,
-            host=self.authority.certify_host(host, HostIdentity(PRINCIPAL, SPACE, SPACE_ID), 3600).line,
+            client=self.authority.certify_client(key, Identity.agent(PRINCIPAL, name, SPACE_ID), 3600).line,
+            host=self.authority.certify_host(host, HostIdentity(PRINCIPAL, name, SPACE_ID), 3600).line,
         )
 
 

@@ -77,6 +77,25 @@ async def test_stops_come_after_the_welcome(office: Office, tmp_path: Path) -> N
         assert agent._forwards.get(Port(port)) is None
 
 
+async def test_names_come_after_the_welcome(office: Office, tmp_path: Path) -> None:
+    """News of names that overtake the welcome count for more than what it says: it was written before them."""
+    port = free_port()
+    async with joined(office, tmp_path / "agent") as agent:
+        await agent._forwards.restore([order(port)])
+        agent._hello("127.0.0.1")
+        target = asyncio.ensure_future(agent._target_changed(TARGET.model_copy(update={"name": SpaceName("third")})))
+        own = asyncio.ensure_future(agent._membership_changed(office.membership("renamed")))
+        await turns()
+        said = welcome(office, order(port)).model_copy(update={"names": {TARGET.id: SpaceName("second")}})
+        await agent._welcomed(said)
+        assert agent._forwards.list().forwards[0].space == "second"
+        await target
+        await turns()
+        assert agent._forwards.list().forwards[0].space == "third"
+        assert agent._credentials.membership == office.membership("renamed")
+        own.cancel()  # it waits for a certificate
+
+
 async def test_stopped_while_the_welcome_was_on_its_way(office: Office, tmp_path: Path) -> None:
     """What was stopped alone after the hello stays stopped, and is told at the next one; what was told is not told again."""
     early, late = sorted((free_port(), free_port()))

@@ -81,6 +81,18 @@ def test_seconds_left(office: Office) -> None:
     assert [credentials.seconds_left(NOW + later) for later in (0, 99, 100, 101)] == [100, 1, 0, 0]
 
 
+def test_named(office: Office) -> None:
+    """A host certificate is as it should be when it carries the name that the space has now."""
+    credentials = issued(office, 3600)
+    assert (credentials.name, credentials.is_named) == ("backend.alice.eu.knot", True)
+    credentials.membership = office.membership("new")
+    assert (credentials.name, credentials.is_named) == ("new.alice.eu.knot", False)
+    credentials.replace(credentials.identity, office.host(HOST, 3600, NOW, "new"))
+    assert credentials.is_named
+    credentials.replace(credentials.identity, Credential(HOST))
+    assert not credentials.is_named
+
+
 def test_renewed_certificates_are_announced(office: Office) -> None:
     """Whoever listens hears of new certificates, after they are in place; who listens for revocations does not."""
     credentials = issued(office, 100)

@@ -365,6 +365,21 @@ async def test_restoring_the_same_disturbs_nothing(plane: DataPlane, tmp_path: P
 
 
 @on_both
+async def test_renamed_target(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A target that was renamed is shown, remembered and given back under the name that its link knows."""
+    renamed = BACKEND.model_copy(update={"name": SpaceName("new")})
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        assert stage.status(port).space == "backend"
+        stage.link.target = renamed
+        assert (stage.status(port).space, stage.status(port).space_id) == ("new", BACKEND.id)
+        started = await stage.forwards.start(order(port, OTHER))
+        assert started.replaced == order(port, renamed)
+        await stage.forwards.start(order(port))
+        assert stage.memory.forwards == [order(port, renamed)]
+
+
+@on_both
 async def test_memory_is_written_once_a_restore(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
     """However many forwards a restore makes, stops and changes, memory is written once, at the end."""
     async with scene(plane, tmp_path) as stage:

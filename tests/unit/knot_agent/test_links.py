@@ -18,6 +18,7 @@ from knot_agent.credentials import Credentials
 from knot_agent.linklife import Path
 from knot_agent.links import CONNECTING, Down, Link, Links, Up
 from knot_agent.relaying import Relay
+from knot_keys.certificates import CertificateRefused
 from knot_keys.connections import ClientConnection, Credential
 from knot_keys.keyfiles import fingerprint, new_key
 from knot_keys.revocation import RevocationList
@@ -29,7 +30,7 @@ from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
 from knot_ssh.wire import Target
 from tests.support.planes import stock_plane
 from tests.support.waiting import becomes
-from tests.unit.knot_agent.conftest import Office
+from tests.unit.knot_agent.conftest import PRINCIPAL, SPACE, SPACE_ID, Office
 
 ONE, TWO = "10.0.0.1:2022", "10.0.0.2:2022"
 HUB = Address("hub.example", 2222)
@@ -130,8 +131,8 @@ class World:
         sock.close()
         return self._made(where)
 
-    async def open(self, name: str) -> socket.socket:
-        assert name == "backend.alice.eu.knot"
+    async def open(self, space_id: SpaceId) -> socket.socket:
+        assert space_id == TARGET.id
         self.tried.append("relay")
         if not self.relay:
             raise Unavailable("relay: no")
@@ -494,6 +495,51 @@ async def test_revoked_host(world: World, credentials: Credentials, office: Offi
         credentials.revoke(RevocationList.of([], [fingerprint(key)]))
         link.cut_revoked()
         assert first.lost
+
+
+# Renamed
+
+
+CERTIFIED = Target(id=SPACE_ID, name=SPACE, owner=PRINCIPAL.owner, zone=PRINCIPAL.zone, addresses=[ONE], running=True)
+"""The target that the office certifies hosts for."""
+
+
+@pytest.mark.parametrize("name", [str(SPACE), "renamed"])
+async def test_target_under_any_name(world: World, credentials: Credentials, office: Office, name: str) -> None:
+    """The target is told by its id: it may have been renamed, and be certified under the earlier or the later name."""
+    shown = office.host(new_key("host"), 3600, time.time(), name).certificate
+    assert shown
+    async with linked(world, credentials, CERTIFIED) as link:
+        link._check(shown)
+
+
+@pytest.mark.parametrize("change", [{"id": SpaceId.new()}, {"owner": Owner("bob")}, {"zone": Zone("us")}])
+async def test_other_space_of_the_same_name(
+    world: World, credentials: Credentials, office: Office, change: dict[str, object]
+) -> None:
+    """A space that has the target's name and not its id, owner or zone is another one."""
+    shown = office.host(new_key("host"), 3600, time.time()).certificate
+    assert shown
+    async with linked(world, credentials, CERTIFIED.model_copy(update=change)) as link:
+        with pytest.raises(CertificateRefused, match="it is for "):
+            link._check(shown)
+
+
+async def test_new_name(world: World, credentials: Credentials) -> None:
+    """A new name is taken over and passed on, by news or by itself; the connection stays, and nothing is dialled anew."""
+    world.answers = {ONE}
+    links = Links(stock_plane(), credentials, world.locate, cast("Relay", world))
+    heard: list[str] = []
+    links.on_target = lambda target: heard.append(target.name)
+    link = links.hold(TARGET)
+    connection = await up(link, DIRECT)
+    links.update(TARGET.model_copy(update={"name": SpaceName("second")}))
+    links.rename({TARGET.id: SpaceName("third"), SpaceId.new(): SpaceName("other")})
+    assert heard == ["second", "third"]
+    assert link.target == TARGET.model_copy(update={"name": SpaceName("third")})
+    await asyncio.sleep(0.01)
+    assert (await up(link, DIRECT) is connection, world.tried) == (True, [ONE])
+    await links.close()
 
 
 # The end

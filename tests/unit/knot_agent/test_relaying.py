@@ -24,12 +24,13 @@ from knot_ssh.dataplane.channel import Channel, Opening
 from knot_ssh.dataplane.limits import PACKET
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import Unavailable
+from knot_ssh.names import SpaceId
 from tests.support.reactors import on_both
 from tests.support.waiting import becomes
 from tests.unit.knot_agent.conftest import Office
 from tests.unit.knot_ssh.dataplane.bench import PATIENCE, PEERS, WINDOW, FakeConnection, fake_connection
 
-NAME = "backend.alice.eu.knot"
+TARGET = SpaceId("0b5f2c1e-8a44-4d6e-9d0a-3f1f7c1a2b3c")
 HUB = Address("hub.example", 2222)
 
 
@@ -99,12 +100,12 @@ async def relaying(plane: DataPlane, office: Office, monkeypatch: pytest.MonkeyP
 
 
 def opening(relay: Relay) -> asyncio.Task[socket.socket]:
-    return asyncio.ensure_future(relay.open(NAME))
+    return asyncio.ensure_future(relay.open(TARGET))
 
 
 @on_both
 async def test_opening(plane: DataPlane, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub is asked for the name, port 22; the socket that comes of it leads into the channel."""
+    """The hub is asked for the space, port 22; the socket that comes of it leads into the channel."""
     async with relaying(plane, office, monkeypatch) as (relay, scene):
         task = opening(relay)
         (channel,) = await scene.asked()
@@ -112,7 +113,7 @@ async def test_opening(plane: DataPlane, office: Office, monkeypatch: pytest.Mon
         assert packet.get_string() == b"direct-tcpip"
         for _ in range(3):
             packet.get_uint32()
-        assert (packet.get_string(), packet.get_uint32()) == (NAME.encode(), 22)
+        assert (packet.get_string(), packet.get_uint32()) == (TARGET.encode(), 22)
         assert not task.done()
         channel.process_open_confirmation(PEERS, WINDOW, PACKET)
         with closing(await task) as sock:
@@ -165,7 +166,7 @@ async def test_no_hub(plane: DataPlane, office: Office, monkeypatch: pytest.Monk
     async with relaying(plane, office, monkeypatch) as (relay, scene):
         scene.error = error
         with pytest.raises(Unavailable, match=reason):
-            await relay.open(NAME)
+            await relay.open(TARGET)
         scene.error = None
         task = opening(relay)
         (channel,) = await scene.asked()
@@ -184,7 +185,7 @@ async def test_no_descriptors(plane: DataPlane, office: Office, monkeypatch: pyt
     async with relaying(plane, office, monkeypatch) as (relay, _):
         monkeypatch.setattr(module, "joined_pair", exhausted)
         with pytest.raises(Unavailable, match="too many open files"):
-            await relay.open(NAME)
+            await relay.open(TARGET)
         await asyncio.sleep(0)
 
 

@@ -16,6 +16,7 @@ from knot_keys.certificates import (
     LIFETIME,
     CertificateRefused,
     check_client,
+    check_endpoint,
     check_host,
     check_hub,
     expires_at,
@@ -314,6 +315,66 @@ def test_the_unchanged_host_is_good(ca: Key, key: Key) -> None:
     """The certificate that the refusals below start from is good, in whatever order its names stand."""
     for names in (HOST_NAMES, HOST_NAMES[::-1]):
         check_host(host(ca, key, principals=names), [ca], HOST_NAMES, NOTHING_REVOKED, now=NOW)
+
+
+OTHER_ID = "11111111-2222-3333-4444-555555555555"
+
+
+def refused_endpoint(certificate: SSHOpenSSHCertificate, ca: Key, revoked: RevocationList = NOTHING_REVOKED) -> str:
+    """The reason why a certificate is not that of HOST's space."""
+    with pytest.raises(CertificateRefused) as caught:
+        check_endpoint(certificate, [ca], SpaceId(AN_ID), PRINCIPAL, revoked, now=NOW)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["backend", "renamed", "x"])
+def test_endpoint_by_any_name(ca: Key, key: Key, name: str) -> None:
+    """A space is told by its id, owner and zone, whatever it was called when it was certified."""
+    called = HostIdentity(PRINCIPAL, SpaceName(name), SpaceId(AN_ID))
+    certificate = read_certificate(issue_host(ca, key, called, now=NOW).line)
+    assert check_endpoint(certificate, [ca], SpaceId(AN_ID), PRINCIPAL, NOTHING_REVOKED, now=NOW) == called
+
+
+@pytest.mark.parametrize(
+    ("owner", "zone", "space_id"), [("bob", "eu", AN_ID), ("alice", "us", AN_ID), ("alice", "eu", OTHER_ID)]
+)
+def test_endpoint_of_another(ca: Key, key: Key, owner: str, zone: str, space_id: str) -> None:
+    """Another owner's space, one in another zone, or one of the same name with another id, is not the space that is wanted."""
+    another = HostIdentity(Principal(Owner(owner), Zone(zone)), SpaceName("backend"), SpaceId(space_id))
+    certificate = read_certificate(issue_host(ca, key, another, now=NOW).line)
+    assert refused_endpoint(certificate, ca).startswith("it is for ")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [AN_ID],
+        ["backend.alice.eu.knot"],
+        [AN_ID, "backend.alice.eu.knot", "other.alice.eu.knot"],
+        [AN_ID, "backend.bob.eu.knot"],
+        [AN_ID, "backend.alice.us.knot"],
+        [AN_ID, "x.backend.alice.eu.knot"],
+        [AN_ID, "backend.alice.eu.knot.example.com"],
+        [AN_ID, "*.alice.eu.knot"],
+        [AN_ID, "hub.knot"],
+        [OTHER_ID, "backend.alice.eu.knot"],
+    ],
+    ids=str,
+)
+def test_endpoint_with_other_names(ca: Key, key: Key, names: list[str]) -> None:
+    """An endpoint's names are its id and one full name of its owner and zone, that its key id says too, and nothing besides."""
+    assert refused_endpoint(host(ca, key, principals=names), ca).startswith("it is for ")
+
+
+def test_endpoint_is_checked_like_every_host(ca: Key, key: Key) -> None:
+    """Nothing else that makes a host certificate void is forgiven."""
+    assert refused_endpoint(client(ca, key), ca) == "wrong kind of certificate"
+    assert refused_endpoint(host(new_key("other"), key), ca) == "unknown CA"
+    assert refused_endpoint(host(ca, key, valid_before=NOW), ca) == "expired"
+    assert refused_endpoint(host(ca, key, valid_after=NOW + 1), ca) == "not yet valid"
+    assert refused_endpoint(host(ca, key, serial=7), ca, RevocationList.of([7], [])) == "revoked"
+    assert refused_endpoint(host(ca, asyncssh.generate_private_key("ssh-rsa")), ca) == "key type"
+    assert refused_endpoint(read_certificate(issue_host(ca, key, HubIdentity(), now=NOW).line), ca) == "it is for hub.knot"
 
 
 def test_client_certificate_is_no_host(ca: Key, key: Key) -> None:

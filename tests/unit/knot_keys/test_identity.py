@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knot_keys.identity import BadIdentity, HostIdentity, HubIdentity, Identity, Role
+from knot_keys.identity import BadIdentity, HostIdentity, HubIdentity, Identity, Role, host_key_ids
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 from tests.unit.strategies import owners, principals, space_ids, space_names, zones
 
@@ -162,6 +162,43 @@ def test_fields_of_a_host() -> None:
     """An endpoint's certificate names the space's id and its full name."""
     host = HostIdentity(Principal(Owner("alice"), Zone("eu")), SpaceName("backend"), SpaceId(AN_ID))
     assert host.encode() == ([AN_ID, "backend.alice.eu.knot"], f"host/alice/eu/backend/{AN_ID}")
+
+
+@given(st.builds(HostIdentity, principals, space_names, space_ids))
+def test_host_comes_back(host: HostIdentity) -> None:
+    """What is written of a host is read as the same host, in whatever order its names stand."""
+    names, key_id = host.encode()
+    assert HostIdentity.decode(names, key_id) == HostIdentity.decode(names[::-1], key_id) == host
+    assert key_id.startswith(host_key_ids(host.principal, host.space))
+
+
+HOST_KEY_ID = f"host/alice/eu/backend/{AN_ID}"
+
+
+@pytest.mark.parametrize(
+    ("names", "key_id"),
+    [
+        ([], HOST_KEY_ID),
+        ([AN_ID], HOST_KEY_ID),
+        (["backend.alice.eu.knot"], HOST_KEY_ID),
+        ([AN_ID, AN_ID, "backend.alice.eu.knot"], HOST_KEY_ID),
+        ([AN_ID, "backend.alice.eu.knot", "hub.knot"], HOST_KEY_ID),
+        ([AN_ID, "other.alice.eu.knot"], HOST_KEY_ID),
+        ([AN_ID, "backend.bob.eu.knot"], HOST_KEY_ID),
+        ([AN_ID, "backend.alice.us.knot"], HOST_KEY_ID),
+        ([AN_ID, "backend.alice.eu.knot"], HOST_KEY_ID.replace("host", "agent")),
+        ([AN_ID, "backend.alice.eu.knot"], HOST_KEY_ID + "/"),
+        ([AN_ID, "backend.alice.eu.knot"], HOST_KEY_ID.upper()),
+        ([AN_ID, "backend.alice.eu.knot"], "hub"),
+        ([AN_ID, "backend.alice.eu.knot"], ""),
+        (["hub.knot"], "hub"),
+        (["alice@eu"], AGENT_KEY_ID),
+    ],
+)
+def test_decode_refuses_what_is_no_host(names: list[str], key_id: str) -> None:
+    """Fields that disagree, too many or too few names, the hub's and a client's are no space's host."""
+    with pytest.raises(BadIdentity):
+        HostIdentity.decode(names, key_id)
 
 
 @given(st.builds(HostIdentity, principals, space_names, space_ids))

@@ -23,6 +23,7 @@ from knot_server.store.database import STORE_FILE, Database
 from knot_server.store.schema import Space
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
+from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import Spaces
 from knot_server.usecases.users import Users, add_user
@@ -169,6 +170,7 @@ class World:
     users: Users
     enrolment: Enrolment
     forwarding: Forwarding
+    renaming: Renaming
 
     async def space(self, actor: Actor, name: str, zone: Zone = EU) -> Space:
         """A new space."""
@@ -225,6 +227,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     roster = Roster()
     revocations = Revocations(database, roster, LIFETIME)
     spaces = Spaces(database, authority, revocations)
+    enrolment = Enrolment(database, authority, revocations)
+    forwarding = Forwarding(database, roster)
     async with database.writing() as session:
         for actor in (ROOT, ALICE, BOB):
             await add_user(session, actor.owner, admin=actor.admin)
@@ -236,7 +240,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         revocations=revocations,
         spaces=spaces,
         users=Users(database, spaces),
-        enrolment=Enrolment(database, authority, revocations),
-        forwarding=Forwarding(database, roster),
+        enrolment=enrolment,
+        forwarding=forwarding,
+        renaming=Renaming(database, roster, enrolment, forwarding),
     )
     await database.close()

@@ -18,6 +18,7 @@ from knot_server.hub.doorkeeper import REGISTRATIONS_MAX, HubDoorkeeper, Joiner,
 from knot_server.hub.relay import Relay
 from knot_server.store.schema import Space
 from knot_ssh.names import Principal, SpaceId, SpaceName
+from knot_ssh.wire import Membership
 from tests.support.planes import stock_plane
 from tests.unit.knot_server.conftest import ALICE, EU, World
 
@@ -271,3 +272,54 @@ async def test_registering_twice(hub: Hub) -> None:
     known.close()
     assert not hub.is_reachable()
     assert hub.relay._by_id == {}
+
+
+# Renamed
+
+
+def renamed(hub: Hub) -> None:
+    """The relay follows renames, as in a running hub."""
+    hub.world.renaming.on_rename.append(hub.relay.rename)
+
+
+NEW_NAME = "new.alice.eu.knot"
+
+
+async def test_registration_follows_the_space(hub: Hub) -> None:
+    """A space that is renamed is relayed to under its new name, with nothing asked anew, and under the old one no more."""
+    renamed(hub)
+    listener = await asked(hub.member())
+    await hub.world.renaming.rename(ALICE, "backend", SpaceName("new"))
+    assert [hub.is_reachable(name) for name in (NAME, "backend")] == [False, False]
+    assert [hub.is_reachable(name) for name in (NEW_NAME, "new", "new.knot", str(hub.space.id))] == [True] * 4
+    assert listener
+    listener.close()
+    assert (hub.relay._by_id, hub.relay._by_name) == ({}, {})
+
+
+async def test_agent_that_does_not_know_yet(hub: Hub) -> None:
+    """An agent that asks for the name it had is refused; on the same connection it may ask for the new one then."""
+    renamed(hub)
+    await hub.world.renaming.rename(ALICE, "backend", SpaceName("new"))
+    keeper = hub.member()
+    assert await asked(keeper, NAME) is None
+    assert await asked(keeper, NEW_NAME)
+    assert hub.is_reachable(NEW_NAME)
+
+
+@pytest.mark.parametrize("name", [NAME, NEW_NAME])
+async def test_renamed_while_the_store_is_asked(hub: Hub, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks while the space is renamed is relayed to under the new name, or refused; never under the old one."""
+    renamed(hub)
+    member = hub.lobby.enrolment.member
+
+    async def slow(space_id: SpaceId) -> Membership | None:
+        found = await member(space_id)
+        monkeypatch.undo()
+        await hub.world.renaming.rename(ALICE, "backend", SpaceName("new"))
+        return found
+
+    monkeypatch.setattr(hub.lobby.enrolment, "member", slow)
+    assert bool(await asked(hub.member(), name)) == (name == NEW_NAME)
+    assert not hub.is_reachable(NAME)
+    assert hub.is_reachable(NEW_NAME) == (name == NEW_NAME)

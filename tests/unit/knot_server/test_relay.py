@@ -13,7 +13,7 @@ from typing import cast
 
 import asyncssh
 import pytest
-from asyncssh.packet import SSHPacket
+from asyncssh.packet import SSHPacket, String
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -234,6 +234,59 @@ def test_name_given_to_a_new_space() -> None:
     assert (scene.relay._by_id, scene.relay._by_name) == ({}, {})
 
 
+# Renamed
+
+
+NEW = SpaceName("new")
+NEW_NAMES = ["new", "new.knot", "new.alice.eu.knot", str(BACKEND_ID)]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_renamed(order: tuple[int, ...]) -> None:
+    """All connections of a renamed space serve under the new name, the last one first; then nothing is left of it."""
+    scene = Scene()
+    scene.relay = Relay(stock_plane())
+    lines = [cast("ServerConnection", name) for name in "abc"]
+    listeners = [scene.relay.register(endpoint(line)) for line in lines]
+    scene.relay.rename(BACKEND_ID, NEW)
+    left = list(lines)
+    for number in order:
+        assert [served_by(scene, host) for host in NEW_NAMES] == [left[-1]] * 4
+        assert [served_by(scene, host) for host in NAMES[:-1]] == [None] * 3
+        listeners[number].close()
+        left.remove(lines[number])
+    assert (scene.relay._by_id, scene.relay._by_name) == ({}, {})
+
+
+def test_renamed_back_and_forth() -> None:
+    """A space that has its name back is reached by it, and by no other."""
+    scene = Scene()
+    for name in (NEW, BACKEND) * 3:
+        scene.relay.rename(BACKEND_ID, name)
+    assert [served_by(scene, host) for host in NAMES] == [NOBODY] * 4
+    assert [served_by(scene, host) for host in NEW_NAMES[:-1]] == [None] * 3
+
+
+def test_name_that_was_passed_on() -> None:
+    """When the name of a renamed space has gone to another, either is reached by its own, whichever is heard of first."""
+    other = SpaceId.new()
+    line = cast("ServerConnection", "other")
+    for takes_over_first in (True, False):
+        scene = Scene()
+        scene.relay.register(endpoint(line, name=SpaceName("other"), space_id=other))
+        news = [(other, BACKEND), (BACKEND_ID, NEW)]
+        for space_id, name in news if takes_over_first else reversed(news):
+            scene.relay.rename(space_id, name)
+        assert [served_by(scene, host) for host in NAMES[:-1]] == [line] * 3
+        assert [served_by(scene, host) for host in NEW_NAMES] == [NOBODY] * 4
+
+
+def test_renamed_unheard_of(scene: Scene) -> None:
+    """A renamed space that is not relayed to leaves nothing here."""
+    scene.relay.rename(SpaceId.new(), NEW)
+    assert [served_by(scene, host) for host in (*NAMES, "new")] == [NOBODY] * 4 + [None]
+
+
 # How much
 
 
@@ -305,15 +358,15 @@ class Stage:
             assert (self.plane.budget.left, descriptors()) == self.before
             assert self.plane._pool._taken == 0
 
-    def ask(self, client: ClientCertificate | None = None) -> tuple[Channel, Passage]:
+    def ask(self, client: ClientCertificate | None = None, host: str = "backend") -> tuple[Channel, Passage]:
         """A caller asks for a channel: the agent has been asked when this returns."""
-        near, passage = self.relay.request(server(self.near), client or agent(), NOTHING_REVOKED, "backend", 22)
+        near, passage = self.relay.request(server(self.near), client or agent(), NOTHING_REVOKED, host, 22)
         near.process_open(PEERS, WINDOW, PACKET, cast("Opening", passage))
         return near, passage
 
-    def asked(self) -> tuple[Channel, Channel]:
+    def asked(self, host: str = "backend") -> tuple[Channel, Channel]:
         """The same; gives the caller's channel and the agent's."""
-        near, _ = self.ask()
+        near, _ = self.ask(host=host)
         (far,) = self.far.channels
         return near, far
 
@@ -350,6 +403,15 @@ async def test_agent_is_asked(plane: DataPlane) -> None:
             packet.get_uint32()
         assert (packet.get_string(), packet.get_uint32()) == (FULL_NAME.encode(), 22)
         assert stage.near.said == []
+
+
+@on_both
+async def test_renamed_agent_is_asked(plane: DataPlane) -> None:
+    """An agent whose space was renamed since hears the name that it has registered: stock ssh knows no other."""
+    with Stage(plane) as stage:
+        stage.relay.rename(BACKEND_ID, NEW)
+        stage.asked(NEW)
+        assert String(FULL_NAME) in stage.far.asked
 
 
 @on_both

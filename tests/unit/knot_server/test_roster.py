@@ -140,6 +140,20 @@ async def test_others_hear_nothing(principal: Principal) -> None:
         assert ear.targets == []
 
 
+async def test_neighbours_hear() -> None:
+    """Every agent of the same owner and zone hears of a target, whether it watches it or not; others hear nothing."""
+    roster, space_id = Roster(), SpaceId.new()
+    strangers = [Principal(Owner("bob"), Zone("eu")), Principal(Owner("alice"), Zone("us"))]
+    async with listening() as (own, neighbour), listening(strangers[0]) as (one, bobs), listening(strangers[1]) as (two, us):
+        for agent in (neighbour, bobs, us):
+            roster.arrive(agent)
+        roster.watch(bobs, [space_id])
+        await roster.tell_neighbours(target(space_id))
+        await becomes(lambda: own.targets == [space_id])
+        await asyncio.sleep(0.01)
+        assert (one.targets, two.targets) == ([], [])
+
+
 async def test_nobody_watches() -> None:
     """News of a space that nobody watches are told to nobody, and nothing is kept of the question."""
     roster = Roster()

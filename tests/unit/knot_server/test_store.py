@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import itertools
 import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -149,6 +153,40 @@ async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
 async def test_ping(database: Database) -> None:
     """A store that is open answers."""
     await database.ping()
+
+
+async def test_cancelled_transactions_leave_no_lock(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that is cancelled, at whichever of its operations, has ended: the next one writes without waiting."""
+    execute = aiosqlite.Connection._execute
+    left = 0
+    writer: asyncio.Task[None] | None = None
+
+    async def counting(self: aiosqlite.Connection, *args: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0 and writer:
+            asyncio.get_running_loop().call_soon(writer.cancel)
+        return await execute(self, *args, **options)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counting)
+    await database.close()  # what is open counts nothing yet
+
+    async def write(name: str) -> None:
+        async with database.writing() as session:
+            session.add(User(name=name, admin=False, created_at=1))
+            await session.flush()
+            assert await session.scalar(select(User.name).where(User.name == name)) == name
+
+    for number in itertools.count(1):
+        left = number
+        writer = asyncio.ensure_future(write(f"user-{number}"))
+        await asyncio.gather(writer, return_exceptions=True)
+        done, left = left > 0, 0
+        async with asyncio.timeout(1):
+            await write(f"other-{number}")
+        if done:
+            break
+    assert number > 5
 
 
 async def test_missing_store_is_not_made(tmp_path: Path) -> None:
