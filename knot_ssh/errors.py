@@ -75,6 +75,13 @@ class NotFound(KnotError):
     http_status = 404
 
 
+class MethodNotAllowed(KnotError):
+    """This route does not take that method; /openapi.json lists them all."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
 class Conflict(KnotError):
     """That does not fit the present state."""
 
@@ -151,6 +158,11 @@ def _classes(base: type[KnotError]) -> dict[str, type[KnotError]]:
     for child in base.__subclasses__():
         found |= _classes(child)
     return found
+
+
+def codes() -> list[str]:
+    """The codes of all errors there are."""
+    return sorted(_classes(KnotError))
 
 
 def error_for(code: str, message: str) -> KnotError:

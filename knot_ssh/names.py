@@ -43,6 +43,7 @@ class Text(str):
     __slots__ = ()
     what: ClassVar[str] = "text"
     pattern: ClassVar[str] = ""
+    """What the text must match as a whole, in the syntax that Python and ECMA-262 share."""
 
     def __new__(cls, text: str) -> Self:
         complaint = cls.complaint(text)
@@ -74,7 +75,7 @@ class Label(Text):
     """A DNS label: lower-case letters, digits and inner hyphens, 63 at most; neither a UUID nor `join`."""
 
     __slots__ = ()
-    pattern = LABEL
+    pattern = rf"(?!join$|{UUID}$){LABEL}"
 
     @classmethod
     def complaint(cls, text: str) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from knot_ssh.addresses import Address
 from knot_ssh.errors import BadInput
-from knot_ssh.names import PORT_MAX, QUOTED_LIMIT, Owner, Port, SpaceId, SpaceName, Zone, space_reference
+from knot_ssh.names import LABEL, PORT_MAX, QUOTED_LIMIT, Owner, Port, SpaceId, SpaceName, Zone, space_reference
 
 
 def _checked_reference(text: str) -> str:
@@ -27,13 +27,21 @@ FORWARDS_MAX = 1024
 between hub and agent (`rpc.LINE_LIMIT`)."""
 TARGETS_MAX = 4096
 """Spaces of which one agent may want to hear."""
+COUNT_MAX = 1 << 20
+"""Forwards, links or open connections of one agent that a report may speak of: more than its system has descriptors."""
+INCREMENT_MAX = 1 << 40
+"""Bytes or connections that one report may add; what is more is left to the next. A TiB is two minutes at 70 Gbit/s."""
 JOIN_LOGIN = "join"
 """The login name at the hub for who holds a join token; who holds an enrolled key logs in as the space's id."""
 JOIN_SUBSYSTEM = "knot-join"
 CONTROL_SUBSYSTEM = "knot-control"
 """The hub's subsystems (RFC 4254 section 6.5)."""
 
-SpaceReference = Annotated[str, Field(max_length=63, description="A space's name or id."), AfterValidator(_checked_reference)]
+SpaceReference = Annotated[
+    str,
+    Field(max_length=63, description="A space's name or id.", json_schema_extra={"pattern": f"^(?!join$){LABEL}$"}),
+    AfterValidator(_checked_reference),
+]
 
 
 def _checked_address(text: str) -> str:
@@ -317,6 +325,46 @@ class Spread(Message):
     """The fleet has grown: the same, anew."""
 
     spread: float = Field(ge=0, le=3600)
+
+
+Count = Annotated[StrictInt, Field(ge=0, le=COUNT_MAX)]
+Increment = Annotated[StrictInt, Field(ge=0, le=INCREMENT_MAX)]
+
+
+class ForwardStates(Message):
+    """How many forwards an agent has in each state."""
+
+    starting: Count = 0
+    listening: Count = 0
+    waiting: Count = 0
+    failed: Count = 0
+    draining: Count = 0
+
+
+class LinkModes(Message):
+    """How many links an agent has by how their targets are reached; `down`: not at this moment."""
+
+    direct: Count = 0
+    relay: Count = 0
+    down: Count = 0
+
+
+class Carried(Message):
+    """What an agent's forwards have carried since it reported last, those that have been stopped since included."""
+
+    sent: Increment = Field(default=0, description="Bytes towards targets.")
+    received: Increment = Field(default=0, description="Bytes from targets.")
+    opened: Increment = Field(default=0, description="Connections.")
+    refused: Increment = Field(default=0, description="Connections that could not be carried.")
+
+
+class AgentReport(Message):
+    """What an agent says of itself, for the server's metrics: how it stands now, and what was carried since it last did."""
+
+    forwards: ForwardStates
+    links: LinkModes
+    open: Count = Field(description="Connections that are open now.")
+    carried: Carried
 
 
 class CertificateRequest(Message):

@@ -21,6 +21,7 @@ from knot_agent.links import Links
 from knot_agent.local import Guests, LocalSocket
 from knot_agent.memory import Memory
 from knot_agent.relaying import Relay
+from knot_agent.reporting import Reporter
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
 from knot_keys.connections import HostRefused
 from knot_keys.jointoken import JoinToken
@@ -110,6 +111,8 @@ class Agent:
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
         )
+        self._reporter = Reporter(self._control, self._forwards, self._links)
+        self._links.on_change = self._reporter.changed
         guests = Guests(settings.socket_users, settings.socket_group)
         self._local = LocalSocket(home.folder, guests, self._for_command_line())
         self._tasks = Tasks()
@@ -123,6 +126,7 @@ class Agent:
             self._credentials.revoke(revocation_list(self._memory.revoked))
             self._tasks.start(self._serve_endpoint_when_certified())
             await self._forwards.restore(self._memory.forwards)
+            self._tasks.start(self._reporter.run())
             await _first_of(self._control.run(), self._drain_when(stop))
         finally:
             await self._tasks.cancel()
@@ -150,6 +154,7 @@ class Agent:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await asyncio.gather(self._forwards.wait_idle(), self._endpoint.wait_idle())
+        await self._reporter.last_word()
 
     def _addresses(self, local: str) -> list[str]:
         """Where others may dial our endpoint."""
@@ -175,6 +180,7 @@ class Agent:
         self._links.rename(welcome.names)
         self._settled.set()
         self._links.look_again()
+        self._reporter.begin()
 
     # What the hub may ask
 

@@ -85,6 +85,13 @@ class ControlLink:
             raise Unavailable("the server is not reachable from this space at the moment; try again")
         return answer.model_validate(await self._peer.call(method, params))
 
+    async def tell(self, method: str, message: BaseModel) -> bool:
+        """Notify the hub, which does not answer; gives whether there was one to tell."""
+        if self._peer is None:
+            return False
+        await self._peer.notify(method, message)
+        return True
+
     def end(self, reason: str) -> None:
         """The hub has said that this key is void."""
         self._farewell = reason

@@ -65,6 +65,10 @@ class Forward:
         return self._link
 
     @property
+    def state(self) -> State:
+        return self._life.phase
+
+    @property
     def known_order(self) -> ForwardOrder:
         """The order, with all that is known of the target now: it may have moved, or have another name."""
         return self.order.model_copy(update={"target": self._link.target})

@@ -7,6 +7,7 @@ file's stands, and covers the other, which is there again once the file lets go 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import structlog
 from knot_agent.forward import BIND_HOST, Forward, bind_port
 from knot_agent.links import Links
 from knot_agent.memory import Memory
+from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import Conflict, HeldByFile, KnotError, NotFound
 from knot_ssh.names import Port
@@ -61,6 +63,7 @@ class Forwards:
         self._forwards: dict[Port, Forward] = {}
         self._covered: dict[Port, ForwardOrder] = {}
         self._draining: set[Forward] = set()
+        self._past = Tally()
         self._tasks = Tasks()
         self._changing = asyncio.Lock()
         self._closing = False
@@ -186,6 +189,17 @@ class Forwards:
         known |= {port: forward.status() for port, forward in self._forwards.items()}
         return ForwardList(forwards=[known[port] for port in sorted(known)], file_error=self.file_error)
 
+    def states(self) -> Counter[str]:
+        """How many forwards there are in each state."""
+        return Counter(forward.state.value for forward in (*self._forwards.values(), *self._draining))
+
+    def carried(self) -> Tally:
+        """What all forwards have carried since the agent was started, those that were stopped included."""
+        total = Tally()
+        for tally in (self._past, *(forward.tally for forward in (*self._forwards.values(), *self._draining))):
+            total.add(tally)
+        return total
+
     def get(self, local_port: Port) -> ForwardOrder | None:
         """What stands on this port."""
         forward = self._forwards.get(local_port)
@@ -297,6 +311,7 @@ class Forwards:
         forward = self._forwards.pop(local_port)
         status = forward.status().model_copy(update=STOPPED)
         self._links.release(await forward.close())
+        self._count(forward)
         log.info("forward stopped", port=local_port)
         return status
 
@@ -317,6 +332,12 @@ class Forwards:
             self._draining.remove(forward)
             self._links.release(forward.link)
             await forward.close()
+            self._count(forward)
+
+    def _count(self, forward: Forward) -> None:
+        """What a forward has carried counts when it is over."""
+        self._past.add(forward.tally)
+        self._past.closed = self._past.opened
 
     def _remember(self) -> None:
         """Have the persistent ones on disk, for a start without the server."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -380,6 +381,8 @@ class Links:
 
     def __init__(self, plane: DataPlane, credentials: Credentials, locate: Locate, relay: Relay) -> None:
         self.on_target: Callable[[Target], None] = lambda target: None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a link has come, gone, or changed its state, or has one holder more or less."""
         self._relay = relay
         self._plane = plane
         self._credentials = credentials
@@ -397,10 +400,12 @@ class Links:
         if link is None:
             link = self._links[target.id] = Link(self._plane, target, self._credentials, self._locate, self._relay)
             link.on_target = self.on_target
+            link.on_state.add(self.on_change)
             self._holders[target.id] = 0
         elif target.running:
             link.update(target)
         self._holders[target.id] += 1
+        self.on_change()
         return link
 
     def release(self, link: Link) -> None:
@@ -411,6 +416,7 @@ class Links:
             del self._links[target_id], self._holders[target_id]
             self._finishing.add(link)
             self._tasks.start(self._finish(link))
+        self.on_change()
 
     def update(self, target: Target) -> None:
         """News of a target from the hub."""
@@ -428,6 +434,10 @@ class Links:
     def targets(self) -> list[SpaceId]:
         """The targets that we want to hear of."""
         return list(self._links)[:TARGETS_MAX]
+
+    def modes(self) -> Counter[str]:
+        """How many links there are by how their targets are reached: `direct`, `relay`, or `down`."""
+        return Counter(link.state.path.mode if isinstance(link.state, Up) else "down" for link in self._links.values())
 
     def look_again(self) -> None:
         """The hub is back: whoever waits may try now."""

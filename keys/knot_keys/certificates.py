@@ -38,6 +38,13 @@ RSA_BITS = 2048
 """Shorter RSA keys can be factored with effort, or soon."""
 
 
+CLIENT_REASONS = (
+    "wrong kind of certificate", "unknown CA", "a CA's key as login key", "not yet valid", "expired", "no principals",
+    "revoked", "key type or size", "options other than permit-port-forwarding", "identity",
+)  # fmt: skip
+"""What `check_client` refuses for; after a colon it may say more."""
+
+
 class CertificateRefused(KnotError, ValueError):
     """A certificate is not good for what it was shown for."""
 

@@ -48,7 +48,7 @@ def parse_public_key(line: str) -> asyncssh.SSHKey:
     """Read an ed25519 public key line; raises KnotError for anything else."""
     try:
         key = asyncssh.import_public_key(line)
-    except (asyncssh.KeyImportError, ValueError) as error:
+    except (asyncssh.KeyImportError, ValueError, ArithmeticError) as error:
         raise KnotError(f"that is not an OpenSSH public key: {error}") from None
     if key.get_algorithm() != KEY_ALGORITHM:
         raise KnotError(f"that key is {key.get_algorithm()}; it must be {KEY_ALGORITHM}")

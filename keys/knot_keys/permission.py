@@ -6,13 +6,16 @@ from knot_keys.certificates import ClientCertificate
 from knot_keys.revocation import RevocationList
 from knot_ssh.names import Principal
 
+OTHER_PRINCIPAL, REVOKED, EXPIRED = "other owner or zone", "revoked", "certificate expired"
+PERMISSION_REASONS = (OTHER_PRINCIPAL, REVOKED, EXPIRED)
+
 
 def refuse_client(client: ClientCertificate, wanted: Principal, revoked: RevocationList, now: float) -> str | None:
     """The reason why this client may not; None when it may. `now` is in seconds since 1970."""
     if wanted not in client.identity.principals:
-        return "other owner or zone"
+        return OTHER_PRINCIPAL
     if revoked.covers(client.serial, client.fingerprint):
-        return "revoked"
+        return REVOKED
     if now >= client.expires_at:
-        return "certificate expired"
+        return EXPIRED
     return None

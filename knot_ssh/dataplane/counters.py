@@ -40,6 +40,14 @@ class Tally:
             "since": self.since,
         }
 
+    def add(self, other: Tally) -> None:
+        """Count all that the other has counted as well."""
+        self.sent += other.sent
+        self.received += other.received
+        self.opened += other.opened
+        self.closed += other.closed
+        self.refused += other.refused
+
     def refuse(self, reason: str) -> None:
         """One connection could not be carried."""
         self.refused += 1

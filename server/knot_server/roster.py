@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from knot_ssh.errors import Unavailable
+from knot_server.fleet import Fleet
+from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, Unavailable
 from knot_ssh.names import Principal, SpaceId
 from knot_ssh.rpc import Peer
-from knot_ssh.wire import TARGETS_MAX, Farewell, Nothing, Spread, Target
+from knot_ssh.wire import TARGETS_MAX, AgentReport, Farewell, Nothing, Spread, Target
+from knot_ssh.words import printable
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -27,6 +29,8 @@ SMALL_FLEET = 50
 """Agents that need not be told: each hears at its welcome."""
 SPREAD_MAX = 600.0
 """Seconds; a space should not wait longer for its server to know of it."""
+AGENTS_MAY_REFUSE = frozenset({BadInput.http_status, NotFound.http_status, Conflict.http_status})
+"""As what an agent's refusal may reach whoever asked: it has no say in who is authenticated, or what the server can do."""
 
 
 class Line(Protocol):
@@ -47,25 +51,37 @@ class Present:
     watches: set[SpaceId] = field(default_factory=set)
     name: str = ""
     """What the space is called now, for the log."""
+    report: AgentReport | None = None
+    """What it has said of itself last."""
 
     async def ask(self, method: str, params: BaseModel, answer: type[Answer]) -> Answer:
-        """Call the agent; raises what it raised, or Unavailable when it is gone or silent."""
+        """Call the agent; raises what it refused with, or Unavailable when it is gone, silent, or makes no sense."""
         try:
             return answer.model_validate(await self.peer.call(method, params))
         except Unavailable:
             raise Unavailable(
                 "the agent of that space did not answer; `knot port list` tells how it stands once it does"
             ) from None
+        except ValidationError:
+            raise Unavailable("the agent of that space answered what this server does not understand") from None
+        except KnotError as error:
+            if error.http_status in AGENTS_MAY_REFUSE:
+                raise
+            raise Unavailable(f"the agent of that space failed: {printable(str(error))}") from None
 
 
 class Roster:
     """The connected agents by space id."""
 
     def __init__(self) -> None:
+        self.fleet = Fleet()
         self._present: dict[SpaceId, Present] = {}
         self._told = SMALL_FLEET
         self._watchers: defaultdict[SpaceId, set[Present]] = defaultdict(set)
         self._locks: defaultdict[SpaceId, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def __len__(self) -> int:
+        return len(self._present)
 
     def get(self, space_id: SpaceId) -> Present | None:
         return self._present.get(space_id)
@@ -77,8 +93,16 @@ class Roster:
     def arrive(self, agent: Present) -> Present | None:
         """Enter an agent; gives the connection it takes the place of, for the caller to close."""
         before = self._present.get(agent.space_id)
+        if before:
+            self._forget_report(before)
         self._present[agent.space_id] = agent
         return before
+
+    def report(self, agent: Present, report: AgentReport) -> None:
+        """Take down what an agent says of itself; one whose place another connection has taken has no say any more."""
+        if self._present.get(agent.space_id) is agent:
+            self.fleet.take(agent.report, report)
+            agent.report = report
 
     @property
     def spread(self) -> float:
@@ -95,6 +119,7 @@ class Roster:
         """Take an agent out, unless another connection of its space has taken its place."""
         if self._present.get(agent.space_id) is agent:
             del self._present[agent.space_id]
+            self._forget_report(agent)
         for target in agent.watches:
             self._watchers[target].discard(agent)
             if not self._watchers[target]:
@@ -134,6 +159,11 @@ class Roster:
         """Tell an agent that another connection of its space has taken its place, and end the conversation."""
         await _tell(agent, "agent.superseded", Nothing())
         agent.peer.close()
+
+    def _forget_report(self, agent: Present) -> None:
+        if agent.report:
+            self.fleet.forget(agent.report)
+        agent.report = None
 
 
 async def _tell(agent: Present, method: str, message: BaseModel) -> None:

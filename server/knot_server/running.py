@@ -17,6 +17,7 @@ import uvicorn
 from knot_keys.authority import HOST_CA_FILE, USER_CA_FILE, Authority
 from knot_keys.keyfiles import create_key
 from knot_server.http.app import make_app
+from knot_server.http.protocol import Protocol
 from knot_server.services import HUB_KEY_FILE, Services
 from knot_server.store.database import STORE_FILE, Database
 from knot_server.usecases.users import add_user
@@ -117,6 +118,7 @@ async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.E
     """Serve both doors until told to stop, then let come to an end what is under way."""
     config = uvicorn.Config(
         make_app(services),
+        http=Protocol,
         log_config=None,
         access_log=False,
         server_header=False,

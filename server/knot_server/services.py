@@ -36,6 +36,7 @@ class Services:
     forwarding: Forwarding
     last_seen: LastSeen
     renaming: Renaming
+    control: Control
     hub: Hub
     hub_address: str = ""
     """host:port as others see the hub; known once it listens."""
@@ -66,6 +67,7 @@ class Services:
             forwarding=forwarding,
             last_seen=last_seen,
             renaming=renaming,
+            control=control,
             hub=Hub(plane, authority, host_key, enrolment, control, revocations, renaming),
         )
 

@@ -9,11 +9,12 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from knot_server.actor import Actor
 from knot_server.http.bodies import (
@@ -28,7 +29,6 @@ from knot_server.http.bodies import (
     NewToken,
     NewUserBody,
     PersonCertificate,
-    Problem,
     SpaceChange,
     SpaceInfo,
     SpaceList,
@@ -37,69 +37,79 @@ from knot_server.http.bodies import (
     moment,
 )
 from knot_server.http.limits import BodyRules
+from knot_server.http.metrics import CONTENT_TYPE as METRICS_TYPE
+from knot_server.http.metrics import Metrics
+from knot_server.http.openapi import (
+    APPLIED,
+    CA,
+    CERTIFICATE,
+    DONE,
+    EXAMPLE_KEY,
+    FORWARD,
+    FORWARD_REQUEST,
+    JOIN_TOKEN,
+    METRICS,
+    SPACE,
+    TAGS,
+    USER,
+    Api,
+    answers,
+    body,
+    operation_id,
+    plain,
+)
+from knot_server.http.problems import problem
+from knot_server.refusals import CODES, Refusals
 from knot_server.services import Services
 from knot_ssh import __version__
-from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, NotFound
+from knot_ssh.errors import BadInput, KnotError, MethodNotAllowed, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
-from knot_ssh.wire import Applied, ApplyRequest, ForwardList, ForwardRequest, ForwardStatus, StopRequest, complaint
+from knot_ssh.wire import (
+    Applied,
+    ApplyRequest,
+    ForwardList,
+    ForwardRequest,
+    ForwardStatus,
+    SpaceReference,
+    StopRequest,
+    complaint,
+)
 
 log = structlog.get_logger(__name__)
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "Bad input."},
-    401: {"model": Problem, "description": "No or bad token."},
-    403: {"model": Problem, "description": "Only an administrator may do that."},
-    404: {"model": Problem, "description": "No such thing of yours."},
-    409: {"model": Problem, "description": "Not running, other zone, port or name taken."},
-    413: {"model": Problem, "description": "Body too large."},
-    415: {"model": Problem, "description": "The body is not sent as application/json."},
-    503: {"model": Problem, "description": "The store or an agent did not answer."},
-}
-
-_FRAMEWORK: dict[int, tuple[str, str]] = {
-    HTTPStatus.NOT_FOUND: ("there is no such route; /openapi.json lists them all", NotFound.code),
-    HTTPStatus.METHOD_NOT_ALLOWED: ("this route does not take that method; /openapi.json lists them all", "method_not_allowed"),
-}
-"""What the framework answers by itself, in our words: sentence and code."""
-
-_bearer = HTTPBearer(auto_error=False, description="An API token, from `knot user create` or `knot server init`.")
+_METHODS = ("GET", "POST", "DELETE")
+"""All that any route takes."""
+_bearer = HTTPBearer(
+    auto_error=False, scheme_name="token", description="An API token, from `knot user create` or `knot server init`."
+)
+SpaceInPath = Annotated[
+    SpaceReference, Path(description="The space's id or name.", openapi_examples={"name": {"value": "frontend"}})
+]
+UserInPath = Annotated[Owner, Path(description="The user's name.", openapi_examples={"name": {"value": "bob"}})]
 
 
 def make_app(services: Services) -> FastAPI:
     """The application over these services."""
-    app = _Api(
+    app = Api(
         title="knot-ssh",
         version=__version__,
-        description="Private port forwarding between development spaces.",
+        summary="Private port forwarding between development spaces.",
+        description="Every error has the form of `Problem`. The status says what kind it is, its `code` says more.",
+        openapi_tags=TAGS,
         docs_url=None,
         redoc_url=None,
-        responses=PROBLEMS,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
-    app.add_middleware(BodyRules)
-    _handle_errors(app)
+    refusals = Refusals(CODES)
+    app.add_middleware(BodyRules, refusals=refusals)
+    _handle_errors(app, refusals)
     app.include_router(_forwards(services))
     app.include_router(_spaces(services))
     app.include_router(_users(services))
     app.include_router(_certificates(services))
-
-    @app.get("/healthz", tags=["server"])
-    async def health() -> Health:
-        """Whether server and store are well."""
-        await services.database.ping()
-        return Health()
-
+    app.include_router(_server(services, Metrics(services, refusals)))
     return app
-
-
-class _Api(FastAPI):
-    """Describes itself as it behaves: what FastAPI would answer with 422 is 400 here."""
-
-    def openapi(self) -> dict[str, Any]:
-        description = super().openapi()
-        for methods in description["paths"].values():
-            for operation in methods.values():
-                operation["responses"].pop("422", None)
-        return description
 
 
 def _caller(services: Services) -> Any:
@@ -116,24 +126,43 @@ def _forwards(services: Services) -> APIRouter:
     routes = APIRouter(tags=["forwards"])
     path = "/space-io/{space_id}/port"
 
-    @routes.post(path + "/forward")
-    async def forward(space_id: str, body: ForwardRequest, actor: Actor = caller) -> ForwardStatus:
-        """Forward a local port of this space to a port of another; once it answers, the port is bound."""
+    @routes.post(
+        path + "/forward",
+        summary="Make a forward",
+        responses=answers(FORWARD, 400, 401, 404, 409),
+        openapi_extra=body(FORWARD_REQUEST),
+    )
+    async def make_forward(space_id: SpaceInPath, body: ForwardRequest, actor: Actor = caller) -> ForwardStatus:
+        """Forward a local port of this space to a port of another. Once it answers, the port is bound.
+
+        A forward that stands on that local port is replaced: its open connections go on, new ones go to the new target.
+        """
         return await services.forwarding.forward(actor, space_id, body)
 
-    @routes.get(path + "/list")
-    async def list_forwards(space_id: str, actor: Actor = caller) -> ForwardList:
-        """The forwards of this space."""
+    @routes.get(path + "/list", summary="List forwards", responses=answers({"forwards": [FORWARD]}, 400, 401, 404))
+    async def list_forwards(space_id: SpaceInPath, actor: Actor = caller) -> ForwardList:
+        """The forwards of this space, ordered by local port; of a space that is not running, the persistent ones."""
         return await services.forwarding.listing(actor, space_id)
 
-    @routes.post(path + "/stop")
-    async def stop(space_id: str, body: StopRequest, actor: Actor = caller) -> ForwardStatus:
-        """Stop a forward and reset its connections, or let them drain."""
+    @routes.post(
+        path + "/stop",
+        summary="Stop a forward",
+        responses=answers({**FORWARD, "state": "stopped", "mode": None, "address": None, "link": None}, 400, 401, 404, 409),
+        openapi_extra=body({"local_port": 8080}),
+    )
+    async def stop_forward(space_id: SpaceInPath, body: StopRequest, actor: Actor = caller) -> ForwardStatus:
+        """Stop a forward and reset its connections, or let them drain; answers with what it was."""
         return await services.forwarding.stop(actor, space_id, body)
 
-    @routes.post(path + "/apply")
-    async def apply(space_id: str, body: ApplyRequest, actor: Actor = caller) -> Applied:
-        """Make the forwards of this space exactly these. What cannot be made for now is told in `errors`."""
+    @routes.post(
+        path + "/apply",
+        summary="Replace all forwards",
+        responses=answers(APPLIED, 400, 401, 404, 409),
+        openapi_extra=body({"forwards": [{"local_port": 8080, "space": "backend-api", "remote_port": 3000}]}),
+    )
+    async def apply_forwards(space_id: SpaceInPath, body: ApplyRequest, actor: Actor = caller) -> Applied:
+        """Make the forwards of this space exactly these, but for those of its agent's file. A list that can never be is
+        refused as a whole; what cannot be made for now is told in `errors`. Forwards that are there already are left alone."""
         return await services.forwarding.apply(actor, space_id, body)
 
     return routes
@@ -146,33 +175,50 @@ def _spaces(services: Services) -> APIRouter:
     def is_running(space: Any) -> bool:
         return services.roster.get(space.space_id) is not None
 
-    @routes.get("/api/spaces")
+    @routes.get("/api/spaces", summary="List spaces", responses=answers({"spaces": [SPACE]}, 401))
     async def list_spaces(actor: Actor = caller) -> SpaceList:
-        """Your spaces."""
+        """Your spaces, ordered by name."""
         spaces = await services.spaces.listing(actor)
         return SpaceList(spaces=[SpaceInfo.of(space, running=is_running(space)) for space in spaces])
 
-    @routes.post("/api/spaces", status_code=201)
+    @routes.post(
+        "/api/spaces",
+        status_code=201,
+        summary="Make a space",
+        responses=answers({**SPACE, "running": False, "last_seen": None, **JOIN_TOKEN}, 400, 401, 409, status=201),
+        openapi_extra=body({"name": "backend-api", "zone": "eu"}),
+    )
     async def create_space(body: NewSpace, actor: Actor = caller) -> CreatedSpace:
-        """Make a space, and a join token for its agent."""
+        """Make a space, and a join token for its agent, which is shown this once."""
         space, token = await services.spaces.create(actor, body.name, body.zone)
         info = SpaceInfo.of(space, running=False)
         return CreatedSpace(**info.model_dump(), join_token=token, hub=services.hub_address)
 
-    @routes.patch("/api/spaces/{space_id}")
-    async def change_space(space_id: str, body: SpaceChange, actor: Actor = caller) -> SpaceInfo:
+    @routes.patch(
+        "/api/spaces/{space_id}",
+        summary="Rename a space",
+        responses=answers(SPACE, 400, 401, 404, 409),
+        openapi_extra=body({"name": "backend"}),
+    )
+    async def change_space(space_id: SpaceInPath, body: SpaceChange, actor: Actor = caller) -> SpaceInfo:
         """Give a space another name; its forwards and open connections go on."""
         space = await services.renaming.rename(actor, space_id, body.name)
         return SpaceInfo.of(space, running=is_running(space))
 
-    @routes.delete("/api/spaces/{space_id}")
-    async def delete_space(space_id: str, actor: Actor = caller) -> Done:
-        """Delete a space; its agent is cut off at once."""
+    @routes.delete("/api/spaces/{space_id}", summary="Delete a space", responses=answers(DONE, 400, 401, 404))
+    async def delete_space(space_id: SpaceInPath, actor: Actor = caller) -> Done:
+        """Delete a space with its forwards. Its agent is cut off at once, and its certificates are void."""
         await services.spaces.delete(actor, space_id)
         return Done()
 
-    @routes.post("/api/spaces/{space_id}/token", status_code=201)
-    async def new_token(space_id: str, body: NewToken | None = None, actor: Actor = caller) -> JoinTokenBody:
+    @routes.post(
+        "/api/spaces/{space_id}/token",
+        status_code=201,
+        summary="Make a join token",
+        responses=answers(JOIN_TOKEN, 400, 401, 404, status=201),
+        openapi_extra=body({"reusable": False}),
+    )
+    async def create_join_token(space_id: SpaceInPath, body: NewToken | None = None, actor: Actor = caller) -> JoinTokenBody:
         """Another join token; who joins with it takes the place of the space's agent."""
         _, token = await services.spaces.new_token(actor, space_id, reusable=bool(body and body.reusable))
         return JoinTokenBody(join_token=token, hub=services.hub_address)
@@ -184,21 +230,27 @@ def _users(services: Services) -> APIRouter:
     caller = _caller(services)
     routes = APIRouter(tags=["users"])
 
-    @routes.get("/api/users")
+    @routes.get("/api/users", summary="List users", responses=answers({"users": [USER]}, 401))
     async def list_users(actor: Actor = caller) -> UserList:
-        """All users for an administrator, else yourself."""
+        """All users for an administrator, else yourself; ordered by name."""
         return UserList(users=[UserInfo.of(user) for user in await services.users.listing(actor)])
 
-    @routes.post("/api/users", status_code=201)
+    @routes.post(
+        "/api/users",
+        status_code=201,
+        summary="Make a user",
+        responses=answers({"name": "alice", "token": "knot_…"}, 400, 401, 403, 409, status=201),
+        openapi_extra=body({"name": "alice", "admin": False}),
+    )
     async def create_user(body: NewUserBody, actor: Actor = caller) -> CreatedUser:
-        """Make a user and their first API token (administrators)."""
+        """Make a user and their first API token, which is shown this once. For administrators."""
         user = await services.users.create(actor, body.name, admin=body.admin)
         return CreatedUser(name=user.name, token=user.token)
 
-    @routes.delete("/api/users/{name}")
-    async def delete_user(name: str, actor: Actor = caller) -> Done:
-        """Delete a user with all their spaces (administrators)."""
-        await services.users.delete(actor, Owner(name))
+    @routes.delete("/api/users/{name}", summary="Delete a user", responses=answers(DONE, 400, 401, 403, 404))
+    async def delete_user(name: UserInPath, actor: Actor = caller) -> Done:
+        """Delete a user with all their spaces, cutting off every agent of theirs. For administrators."""
+        await services.users.delete(actor, name)
         return Done()
 
     return routes
@@ -208,45 +260,81 @@ def _certificates(services: Services) -> APIRouter:
     caller = _caller(services)
     routes = APIRouter(tags=["certificates"])
 
-    @routes.get("/api/ca")
-    async def ca(_actor: Actor = caller) -> CaInfo:
-        """The public keys of both CAs."""
+    @routes.get("/api/ca", summary="Show the certificate authorities", responses=answers(CA, 401))
+    async def show_ca(_actor: Actor = caller) -> CaInfo:
+        """The public keys of both CAs, and where the hub is."""
         return CaInfo(user_ca=services.authority.user_ca, host_ca=services.authority.host_ca, hub=services.hub_address)
 
-    @routes.post("/api/certificates", status_code=201)
-    async def certify(body: CertificateOrder, actor: Actor = caller) -> PersonCertificate:
-        """A short-lived client certificate for your own key, for every zone you have spaces in."""
+    @routes.post(
+        "/api/certificates",
+        status_code=201,
+        summary="Certify a key of your own",
+        responses=answers(CERTIFICATE, 400, 401, 409, status=201),
+        openapi_extra=body({"public_key": EXAMPLE_KEY, "lifetime": 600}),
+    )
+    async def create_certificate(body: CertificateOrder, actor: Actor = caller) -> PersonCertificate:
+        """A short-lived client certificate for your own key, with a principal for every zone you have spaces in."""
         issued, principals = await services.enrolment.certify_person(actor, body.public_key, body.lifetime)
         return PersonCertificate(certificate=issued.line, principals=principals, expires_at=moment(issued.expires_at))
 
     return routes
 
 
-def _handle_errors(app: FastAPI) -> None:
-    """Every error leaves as a Problem; what only the log may know stays in the log."""
+def _server(services: Services, metrics: Metrics) -> APIRouter:
+    caller = _caller(services)
+    routes = APIRouter(tags=["server"])
+
+    @routes.get("/healthz", summary="Ask for the server's health", responses=answers({"status": "ok"}))
+    async def show_health() -> Health:
+        """200 when server and store are well. Needs no token."""
+        await services.database.ping()
+        return Health()
+
+    @routes.get("/metrics", summary="Read the metrics", response_class=PlainTextResponse, responses=plain(METRICS, 401))
+    async def show_metrics(_actor: Actor = caller) -> PlainTextResponse:
+        """What the server has counted, in Prometheus's text format. Names neither users nor spaces."""
+        return PlainTextResponse(await metrics.text(), media_type=METRICS_TYPE)
+
+    return routes
+
+
+def _handle_errors(app: FastAPI, refusals: Refusals) -> None:
+    """Every error leaves as a Problem and is counted; what only the log may know stays in the log."""
 
     @app.exception_handler(KnotError)
     async def known(_request: Request, error: KnotError) -> JSONResponse:
         if error.detail:
             log.error("request failed", code=error.code, detail=error.detail)
-        return _problem(error.http_status, str(error), error.code)
+        refusals.count(error.code)
+        return problem(error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return _problem(BadInput.http_status, _complaint(error), BadInput.code)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return await known(request, BadInput(_complaint(error)))
 
     @app.exception_handler(HTTPException)
-    async def framework(_request: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == HTTPStatus.BAD_REQUEST:  # the framework could not read the body
-            return _problem(BadInput.http_status, "the body is not valid JSON", BadInput.code)
-        response = _problem(error.status_code, *_FRAMEWORK.get(error.status_code, (str(error.detail), KnotError.code)))
-        response.headers.update(error.headers or {})
-        return response
+    async def framework(request: Request, error: HTTPException) -> JSONResponse:
+        """What the framework answers by itself, in our words."""
+        match error.status_code:
+            case HTTPStatus.NOT_FOUND:
+                return await known(request, NotFound("there is no such route; /openapi.json lists them all"))
+            case HTTPStatus.METHOD_NOT_ALLOWED:
+                response = await known(request, MethodNotAllowed())
+                response.headers["Allow"] = ", ".join(_allowed(app, request))
+                return response
+            case _:
+                return await known(request, BadInput("the body is not valid JSON"))
 
     @app.exception_handler(Exception)
-    async def unknown(_request: Request, error: Exception) -> JSONResponse:
+    async def unknown(request: Request, error: Exception) -> JSONResponse:
         log.error("request failed", exc_info=error)
-        return _problem(500, "internal error; the server's log tells more", KnotError.code)
+        return await known(request, KnotError("internal error; the server's log tells more"))
+
+
+def _allowed(app: FastAPI, request: Request) -> list[str]:
+    """The methods that the routes of this path take."""
+    matches = {method: [route.matches({**request.scope, "method": method})[0] for route in app.routes] for method in _METHODS}
+    return [method for method, found in matches.items() if Match.FULL in found]
 
 
 def _complaint(error: RequestValidationError) -> str:
@@ -258,7 +346,3 @@ def _complaint(error: RequestValidationError) -> str:
     return (
         complaint(place, first["type"], first["msg"]) if place else "the body must be a JSON object, sent as application/json"
     )
-
-
-def _problem(status: int, message: str, code: str) -> JSONResponse:
-    return JSONResponse(Problem(error=message, code=code).model_dump(), status_code=status)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 
 from knot_server.store.schema import Space, User
+from knot_ssh.errors import codes
 from knot_ssh.names import Owner, SpaceName, Zone
 from knot_ssh.wire import Message
 
@@ -17,7 +18,7 @@ class Problem(BaseModel):
 
     success: Literal[False] = False
     error: str = Field(description="One sentence: what is wrong, and what to do.")
-    code: str = Field(description="Names the kind of error, for scripts.")
+    code: str = Field(description="Names the kind of error, for scripts.", examples=codes())
 
 
 class Done(BaseModel):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from knot_server.http.bodies import Problem
+from knot_server.http.problems import problem
+from knot_server.refusals import Refusals
 from knot_ssh.errors import KnotError, NotJson, TooLarge
 
 BODY_LIMIT = 512 * 1024
@@ -19,8 +19,9 @@ class BodyRules:
     keeps pages from posting here.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, refusals: Refusals) -> None:
         self._app = app
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -33,24 +34,24 @@ class BodyRules:
                 return
             body += message.get("body", b"")
             if len(body) > BODY_LIMIT:
-                await _answer(TooLarge(f"the body is larger than {BODY_LIMIT} bytes"))(scope, receive, send)
+                await self._refuse(TooLarge(f"the body is larger than {BODY_LIMIT} bytes"))(scope, receive, send)
                 return
             if not message.get("more_body", False):
                 break
         if body and not _is_json(scope):
-            await _answer(NotJson())(scope, receive, send)
+            await self._refuse(NotJson())(scope, receive, send)
             return
         await self._app(scope, _replay(bytes(body), receive), send)
+
+    def _refuse(self, error: KnotError) -> ASGIApp:
+        self._refusals.count(error.code)
+        return problem(error)
 
 
 def _is_json(scope: Scope) -> bool:
     """Whether the request says that its body is JSON."""
     kinds = [value for name, value in scope["headers"] if name == b"content-type"]
     return [kind.partition(b";")[0].strip().lower() for kind in kinds] == [b"application/json"]
-
-
-def _answer(error: KnotError) -> JSONResponse:
-    return JSONResponse(Problem(error=str(error), code=error.code).model_dump(), status_code=error.http_status)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncssh
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from knot_keys.connections import ServerConnection
 from knot_server.actor import Actor
 from knot_server.hub.doorkeeper import Member, Reader, Writer
+from knot_server.refusals import CODES, Refusals
 from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Space
@@ -21,10 +22,11 @@ from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.lookup import names_now
 from knot_server.usecases.revocation import Revocations
-from knot_ssh.errors import Conflict, KeyRefused
+from knot_ssh.errors import Conflict, KeyRefused, KnotError
 from knot_ssh.names import SpaceId, SpaceName
 from knot_ssh.rpc import Function, Method, Peer
 from knot_ssh.wire import (
+    AgentReport,
     Applied,
     ApplyCall,
     CertificateRequest,
@@ -54,6 +56,8 @@ class Control:
     enrolment: Enrolment
     forwarding: Forwarding
     revocations: Revocations
+    refusals: Refusals = field(default_factory=lambda: Refusals(CODES))
+    """Why requests of agents were refused."""
 
     async def serve_member(self, member: Member, line: ServerConnection, reader: Reader, writer: Writer) -> None:
         """Talk to one agent until it goes; from its hello on its space is running."""
@@ -91,6 +95,7 @@ class _Conversation:
         """Nothing but hello is answered before hello: only then the hub knows this agent, and can cut it off."""
         later: dict[str, Method] = {
             "agent.certify": (CertificateRequest, self.certify),
+            "agent.report": (AgentReport, self.report),
             "target.locate": (TargetQuestion, self.locate),
             "port.forward": (ForwardCall, self.forward),
             "port.list": (OnSpace, self.list),
@@ -98,7 +103,8 @@ class _Conversation:
             "port.apply": (ApplyCall, self.apply),
         }
         guarded = {name: (model, self._after_hello(function)) for name, (model, function) in later.items()}
-        return {"agent.hello": (Hello, self.hello), **guarded}
+        methods: dict[str, Method] = {"agent.hello": (Hello, self.hello), **guarded}
+        return {name: (model, self._counted(function)) for name, (model, function) in methods.items()}
 
     async def hello(self, hello: Hello) -> Welcome:
         """Enter the agent in the roster and tell it all that may have changed."""
@@ -140,6 +146,9 @@ class _Conversation:
         log.info("certificates issued", space=self.agent.name, owner=self._actor.owner)
         return certificates
 
+    async def report(self, report: AgentReport) -> None:
+        self._control.roster.report(self.agent, report)
+
     async def locate(self, question: TargetQuestion) -> Target:
         target = await self._control.forwarding.target(self._actor, question.space)
         self._control.roster.watch(self.agent, [target.id])
@@ -172,3 +181,13 @@ class _Conversation:
             return await function(request)
 
         return guarded
+
+    def _counted(self, function: Function) -> Function:
+        async def counted(request: Any) -> BaseModel | None:
+            try:
+                return await function(request)
+            except KnotError as error:
+                self._control.refusals.count(error.code)
+                raise
+
+        return counted

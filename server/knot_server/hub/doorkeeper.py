@@ -17,11 +17,12 @@ import structlog
 from asyncssh.stream import SSHServerStreamSession
 
 from knot_keys.authority import Authority
-from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
+from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
 from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
+from knot_server.refusals import Refusals
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, KnotError
@@ -37,6 +38,9 @@ REGISTRATIONS_MAX = 3
 """Requests to be relayed to that one connection may make; one of them can succeed."""
 CLOSE_SECONDS = 5
 """How long a revoked agent's connection may take to close in order."""
+UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY = "unknown token", "token refused", "not the enrolled key"
+LOGIN_REASONS = (UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY, *CLIENT_REASONS)
+"""Why logins fail: of agents that join, of those that have joined, and of who shows a certificate."""
 
 Reader = asyncssh.SSHReader[bytes]
 Writer = asyncssh.SSHWriter[bytes]
@@ -80,6 +84,7 @@ class Lobby:
     keepers: set[HubDoorkeeper] = field(default_factory=set)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
     tasks: Tasks = field(default_factory=Tasks)
+    refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
 
 
 class HubDoorkeeper(Doorkeeper):
@@ -122,7 +127,8 @@ class HubDoorkeeper(Doorkeeper):
         self.connection.stop_reading("login")
         try:
             if username != JOIN_LOGIN or not await self._asked(self._lobby.enrolment.knows_token(token.id, token.secret)):
-                log.warning("join refused", reason="unknown token", peer=self.peer)
+                log.warning("join refused", reason=UNKNOWN_TOKEN, peer=self.peer)
+                self._lobby.refusals.count(UNKNOWN_TOKEN)
                 return False
         finally:
             self.connection.go_on_reading("login")
@@ -135,9 +141,11 @@ class HubDoorkeeper(Doorkeeper):
             space_id = SpaceId(login)
         except BadInput:
             return self._judged(shown) is not None
-        if not isinstance(shown, asyncssh.SSHKey) or self._lobby.revocations.current.has_key(shown):
-            return False
-        return bool(await self._asked(self._lobby.enrolment.enrolled_key(space_id)) == shown)
+        known = isinstance(shown, asyncssh.SSHKey) and not self._lobby.revocations.current.has_key(shown)
+        if known and await self._asked(self._lobby.enrolment.enrolled_key(space_id)) == shown:
+            return True
+        self._lobby.refusals.count(OTHER_KEY)
+        return False
 
     def entered(self, login: str, shown: Shown) -> None:
         if isinstance(shown, asyncssh.SSHKey):
@@ -218,6 +226,7 @@ class HubDoorkeeper(Doorkeeper):
             return check_client(shown, [self._lobby.authority.user_ca_key], self._lobby.revocations.current)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
+            self._lobby.refusals.count(str(error))
             return None
 
     def _serve(self, stdin: Reader, stdout: Writer, _stderr: Writer) -> None:

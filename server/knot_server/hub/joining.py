@@ -8,7 +8,8 @@ import structlog
 
 from knot_keys.keyfiles import fingerprint, parse_public_key
 from knot_keys.possession import for_joining, is_proof
-from knot_server.hub.doorkeeper import Joiner, Reader, Writer
+from knot_server.hub.doorkeeper import TOKEN_REFUSED, Joiner, Reader, Writer
+from knot_server.refusals import Refusals
 from knot_server.usecases.enrolment import Enrolment
 from knot_ssh.errors import JoinRefused
 from knot_ssh.rpc import Peer
@@ -17,7 +18,7 @@ from knot_ssh.wire import JoinChallenge, JoinRequest, Membership, Nothing
 log = structlog.get_logger(__name__)
 
 
-async def serve_joiner(enrolment: Enrolment, joiner: Joiner, reader: Reader, writer: Writer) -> None:
+async def serve_joiner(enrolment: Enrolment, refusals: Refusals, joiner: Joiner, reader: Reader, writer: Writer) -> None:
     """Talk to one joining agent until it hangs up."""
     nonce = secrets.token_hex(32)
 
@@ -32,6 +33,7 @@ async def serve_joiner(enrolment: Enrolment, joiner: Joiner, reader: Reader, wri
             membership = await enrolment.redeem(joiner.token_id, key)
         except JoinRefused as error:
             log.warning("join refused", reason=str(error), token=joiner.token_id, key=fingerprint(key))
+            refusals.count(TOKEN_REFUSED)
             raise
         log.info("joined", space=membership.space, owner=membership.owner, zone=membership.zone, key=fingerprint(key))
         return membership

@@ -12,9 +12,10 @@ from knot_keys.certificates import read_certificate
 from knot_keys.connections import Credential, ServerConnection, close, server_options
 from knot_keys.identity import HubIdentity
 from knot_server.hub.control import Control
-from knot_server.hub.doorkeeper import HubDoorkeeper, Lobby
+from knot_server.hub.doorkeeper import LOGIN_REASONS, HubDoorkeeper, Lobby
 from knot_server.hub.joining import serve_joiner
 from knot_server.hub.relay import Relay
+from knot_server.refusals import Refusals
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
@@ -43,9 +44,9 @@ class Hub:
         self._plane = plane
         self._authority = authority
         self._host_key = host_key
-        self._lobby = Lobby(
-            authority, enrolment, revocations, self.relay, partial(serve_joiner, enrolment), control.serve_member
-        )
+        self.refusals = Refusals(LOGIN_REASONS)
+        serve = partial(serve_joiner, enrolment, self.refusals)
+        self._lobby = Lobby(authority, enrolment, revocations, self.relay, serve, control.serve_member, refusals=self.refusals)
         self._listener: Closeable | None = None
         revocations.on_change.append(self._drop_revoked)
         renaming.on_rename.append(self.relay.rename)

@@ -25,8 +25,9 @@ import structlog
 
 from knot_keys.certificates import ClientCertificate
 from knot_keys.connections import ServerConnection
-from knot_keys.permission import refuse_client
+from knot_keys.permission import PERMISSION_REASONS, refuse_client
 from knot_keys.revocation import RevocationList
+from knot_server.refusals import Refusals
 from knot_ssh.dataplane.channel import FORWARDED_TCPIP, Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
@@ -45,6 +46,9 @@ END_SECONDS = 5
 """For which one side of a relayed connection may go on when the other has gone."""
 HELD_MAX = 64 * MIB
 """Bytes of one owner that the hub may hold for readers that are slow: the sum of the windows of all their channels."""
+NOT_REACHABLE, TOO_MANY, AGENT_REFUSED = "not reachable", "too many", "refused by the agent"
+REASONS = (NOT_REACHABLE, TOO_MANY, AGENT_REFUSED, *PERMISSION_REASONS)
+"""Why a connection was not relayed."""
 
 
 @dataclass(slots=True)
@@ -83,6 +87,9 @@ class Relay:
         self.channels = Channels()
         self.renames = 0
         """How many there were; a name that was looked up before the last one may be out of date."""
+        self.refusals = Refusals(REASONS)
+        self.passed = 0
+        """Connections that were relayed, from the start."""
         self._by_id: dict[SpaceId, list[Reachable]] = {}
         self._by_name: dict[tuple[Owner, str], SpaceId] = {}
         self._accounts: dict[Owner, Account] = {}
@@ -119,20 +126,27 @@ class Relay:
         The caller hears the same of a space that does not exist, is not theirs, or is not connected.
         """
         endpoint = self._find(client.identity.owner, host) if port == RELAY_PORT else None
-        refusal = "not reachable" if endpoint is None else refuse_client(client, endpoint.principal, revoked, time.time())
+        refusal = NOT_REACHABLE if endpoint is None else refuse_client(client, endpoint.principal, revoked, time.time())
         if endpoint is None or refusal:
             key_id = client.identity.encode()[1]
             self._sparing.warning(log, "relay refused", reason=refusal, host=host[:255], port=port, key_id=key_id)
             self.tally.refuse(str(refusal))
+            self.refusals.count(str(refusal))
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_CONNECT_FAILED, "no space of yours that can be reached has that name or id"
             )
         owner = client.identity.owner
         account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX, return_free_memory, within=self.plane.budget)))
         if len(account.passages) >= RELAYED_MAX or not self._accepting:
+            self.refusals.count(TOO_MANY)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many relayed connections at once")
         passage = Passage(self, account, caller, endpoint)
         return passage.near, passage
+
+    @property
+    def open(self) -> int:
+        """Connections that are being relayed."""
+        return sum(len(account.passages) for account in self._accounts.values())
 
     def stop_accepting(self) -> None:
         """Open no more; what is open goes on."""
@@ -209,11 +223,13 @@ class Passage:
     def channel_opened(self, channel: Channel) -> None:
         if channel is self._far and self._ours:
             ours, self._ours = self._ours, None
+            self._relay.passed += 1
             self.near.confirm(ours)
 
     def channel_refused(self, channel: Channel, reason: str) -> None:
         if channel is self._far:
             self.tally.refuse(reason)
+            self._relay.refusals.count(AGENT_REFUSED)
             self.near.refuse(asyncssh.OPEN_CONNECT_FAILED, f"{self._endpoint.space}: {reason}")
 
     def channel_unanswered(self, channel: Channel, sock: socket.socket) -> None:

@@ -64,6 +64,11 @@ class Database:
             raise
         return cls(engine)
 
+    @property
+    def kind(self) -> str:
+        """The database's name, `sqlite` or another."""
+        return self._engine.dialect.name
+
     async def close(self) -> None:
         await self._engine.dispose()
 

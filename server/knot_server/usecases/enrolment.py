@@ -31,6 +31,8 @@ class Enrolment:
         self._authority = authority
         self._revocations = revocations
         self._lifetime = lifetime
+        self.issued = {"agent": 0, "host": 0, "person": 0}
+        """Certificates that were issued since the server was started: for whom, and how many."""
 
     async def knows_token(self, token_id: str, secret: bytes) -> bool:
         """Whether this is the secret of a token that we made, used up or not."""
@@ -103,6 +105,8 @@ class Enrolment:
             space.host_key = public_line(host_key)
             for issued in (client_certificate, host_certificate):
                 _record(session, issued, Owner(space.owner), space.space_id)
+        self.issued["agent"] += 1
+        self.issued["host"] += 1
         return Certificates(client=client_certificate.line, host=host_certificate.line)
 
     async def certify_person(self, actor: Actor, key_line: str, lifetime: int | None) -> tuple[Issued, list[str]]:
@@ -124,6 +128,7 @@ class Enrolment:
             except CertificateRefused as error:
                 raise BadInput(f"public_key: that key cannot be certified: {error}") from None
             _record(session, issued, actor.owner, None)
+        self.issued["person"] += 1
         return issued, [str(principal) for principal in identity.principals]
 
     def membership(self, space: Space) -> Membership:
@@ -143,7 +148,7 @@ def _importable(key_line: str) -> asyncssh.SSHKey:
     """A person's public key, of a type that the endpoints accept."""
     try:
         key = asyncssh.import_public_key(key_line)
-    except (asyncssh.KeyImportError, ValueError):
+    except (asyncssh.KeyImportError, ValueError, ArithmeticError):  # the last for numbers that no key has
         raise BadInput("public_key: that is not an OpenSSH public key line") from None
     if not is_acceptable(key):
         raise BadInput(f"public_key: this {key.get_algorithm()} key is not accepted; use ed25519")

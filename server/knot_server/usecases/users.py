@@ -14,7 +14,7 @@ from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import ApiToken, Certificate, User
 from knot_server.usecases.spaces import Spaces
-from knot_ssh.errors import BadInput, Forbidden, NameTaken, NotAuthenticated, NotFound
+from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
 
 TOKEN_PREFIX = "knot_"
@@ -79,10 +79,10 @@ class Users:
             return list(await session.scalars(everybody if actor.admin else everybody.where(User.name == str(actor.owner))))
 
     async def delete(self, actor: Actor, name: Owner) -> None:
-        """Delete a user and their spaces, cutting every agent of theirs at once; raises Forbidden, NotFound, BadInput."""
+        """Delete a user and their spaces, cutting every agent of theirs at once; raises Forbidden, NotFound, Conflict."""
         _administrators_only(actor)
         if name == actor.owner:
-            raise BadInput("you cannot delete yourself")
+            raise Conflict("you cannot delete yourself")
         async with self._database.writing() as session:
             user = await session.get(User, str(name))
             if user is None:

@@ -412,6 +412,29 @@ async def test_stopping(plane: DataPlane, tmp_path: Path, port: Port) -> None:
 
 
 @on_both
+async def test_what_was_carried_is_not_forgotten(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """What all forwards have carried only grows, whichever of them are stopped; none of a stopped one's connections is open."""
+    async with scene(plane, tmp_path) as stage:
+        stage.link.up()
+        for port in ports[:2]:
+            await stage.forwards.start(order(port))
+        assert stage.forwards.states() == {"listening": 2}
+        with await stage.client(ports[0]), await stage.client(ports[1]):
+            await becomes(lambda: len(stage.link.asked) == 2, PATIENCE)
+            for channel in stage.link.asked:
+                channel.process_open_confirmation(PEERS, WINDOW, 32768)
+                channel.owner.tally.sent += 100
+            await stage.forwards.stop(StopRequest(local_port=ports[0]))
+            stopped = stage.forwards.carried()
+            assert (stopped.sent, stopped.opened, stopped.open) == (200, 2, 1)
+            await stage.forwards.stop(StopRequest(local_port=ports[1]))
+        assert stage.forwards.states() == {}
+        await stage.forwards.start(order(ports[0]))
+        total = stage.forwards.carried()
+        assert (total.sent, total.opened, total.open) == (200, 2, 0)
+
+
+@on_both
 async def test_stopping_alone(plane: DataPlane, tmp_path: Path, port: Port, ports: list[Port]) -> None:
     """Without the server a persistent forward's end is noted for it; a passing one's, or none's, is not."""
     passing = ports[1]

@@ -615,3 +615,21 @@ async def test_news_reach_their_link(world: World, credentials: Credentials) -> 
     credentials.replace(credentials.identity, credentials.host)
     await becomes(lambda: len(world.made) == 2)
     await links.close()
+
+
+async def test_changes_are_told(world: World, credentials: Credentials) -> None:
+    """How many links there are by mode is known, and every change of it is told: a link that comes, is up, is lost, or goes."""
+    seen: list[dict[str, int]] = []
+    links = Links(stock_plane(), credentials, world.locate, cast("Relay", world))
+    links.on_change = lambda: seen.append(dict(links.modes()))
+    world.answers = {ONE}
+    link = links.hold(TARGET)
+    assert seen == [{"down": 1}]
+    connection = await up(link, DIRECT)
+    assert seen[-1] == {"direct": 1}
+    world.answers = set()
+    connection.abort()
+    await becomes(lambda: seen[-1] == {"down": 1})
+    links.release(link)
+    assert seen[-1] == {}
+    await links.close()

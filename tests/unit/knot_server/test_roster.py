@@ -8,12 +8,34 @@ from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
+from pydantic import ValidationError
 
 from knot_server import roster as module
 from knot_server.roster import SECONDS_A_LOGIN, SMALL_FLEET, Present, Roster
+from knot_ssh.errors import (
+    BadInput,
+    KnotError,
+    LooseFile,
+    NotAuthenticated,
+    NotFound,
+    PortTaken,
+    TooLarge,
+    Unavailable,
+)
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 from knot_ssh.rpc import Method, Peer
-from knot_ssh.wire import Spread, Target
+from knot_ssh.wire import (
+    COUNT_MAX,
+    INCREMENT_MAX,
+    AgentReport,
+    Carried,
+    ForwardList,
+    ForwardStates,
+    LinkModes,
+    Nothing,
+    Spread,
+    Target,
+)
 from tests.support.waiting import becomes
 from tests.unit.conversations import conversation
 from tests.unit.knot_server.conftest import NoLine
@@ -159,3 +181,141 @@ async def test_nobody_watches() -> None:
     roster = Roster()
     await roster.tell_watchers(target(SpaceId.new()))
     assert not roster._watchers
+
+
+# Asking
+
+
+@pytest.mark.parametrize(
+    ("raised", "heard"),
+    [
+        (PortTaken("port 1 is taken"), PortTaken),
+        (NotFound("there is no forward"), NotFound),
+        (BadInput("no"), BadInput),
+        (NotAuthenticated("go away"), Unavailable),
+        (TooLarge("too large"), Unavailable),
+        (LooseFile("memory.json\n\x1b[31m"), Unavailable),
+        (KnotError("internal error"), Unavailable),
+    ],
+)
+async def test_what_agents_may_refuse_with(raised: KnotError, heard: type[KnotError]) -> None:
+    """An agent's refusal is heard as bad input, not found or conflict; whatever else it says, it is the agent that fails."""
+
+    async def refuse(_request: Nothing) -> None:
+        raise raised
+
+    async with conversation({}, {"forward.list": (Nothing, refuse)}) as (peer, _):
+        with pytest.raises(heard) as caught:
+            await present(peer=peer).ask("forward.list", Nothing(), ForwardList)
+    assert type(caught.value) is heard
+    assert str(caught.value).isprintable()
+
+
+async def test_answers_that_make_no_sense() -> None:
+    """An answer of another form is the agent's failure, and not the server's."""
+
+    async def answer(_request: Nothing) -> Spread:
+        return Spread(spread=1)
+
+    async with conversation({}, {"forward.list": (Nothing, answer)}) as (peer, _):
+        with pytest.raises(Unavailable, match="does not understand"):
+            await present(peer=peer).ask("forward.list", Nothing(), ForwardList)
+
+
+# Reports
+
+
+def report(listening: int = 0, direct: int = 0, relay: int = 0, open: int = 0, sent: int = 0, received: int = 0) -> AgentReport:
+    return AgentReport(
+        forwards=ForwardStates(listening=listening),
+        links=LinkModes(direct=direct, relay=relay),
+        open=open,
+        carried=Carried(sent=sent, received=received),
+    )
+
+
+def test_reports_add_up() -> None:
+    """How things stand is the sum of what each connected agent said last; what was carried is the sum of all it ever said."""
+    roster, one, other = Roster(), present(), present()
+    fleet = roster.fleet
+    roster.arrive(one)
+    roster.arrive(other)
+    roster.report(one, report(listening=2, direct=1, open=5, sent=100))
+    roster.report(other, report(listening=1, relay=1, sent=10, received=7))
+    roster.report(one, report(listening=3, relay=1, open=1, sent=1))
+    assert (fleet.forwards["listening"], fleet.links["direct"], fleet.links["relay"], fleet.open) == (4, 0, 2, 1)
+    assert (fleet.carried["sent"], fleet.carried["received"]) == (111, 7)
+
+
+def test_what_was_carried_stays() -> None:
+    """An agent that leaves takes its forwards along, and not what they have carried; back again it adds to that."""
+    roster, space_id = Roster(), SpaceId.new()
+    for sent in (100, 20):
+        agent = present(space_id)
+        roster.arrive(agent)
+        roster.report(agent, report(listening=2, direct=2, open=2, sent=sent))
+        assert roster.fleet.forwards["listening"] == 2
+        roster.leave(agent)
+        roster.leave(agent)
+        assert (roster.fleet.forwards["listening"], roster.fleet.links["direct"], roster.fleet.open) == (0, 0, 0)
+    assert roster.fleet.carried["sent"] == 120
+
+
+def test_superseded_agents_have_no_say() -> None:
+    """Of two connections of one space only the last one counts, whatever the other still says."""
+    roster, space_id = Roster(), SpaceId.new()
+    first, second = present(space_id), present(space_id)
+    roster.arrive(first)
+    roster.report(first, report(listening=5, sent=1))
+    roster.arrive(second)
+    assert roster.fleet.forwards["listening"] == 0
+    roster.report(first, report(listening=7, sent=1000))
+    roster.report(second, report(listening=1, sent=1))
+    roster.leave(first)
+    assert (roster.fleet.forwards["listening"], roster.fleet.carried["sent"]) == (1, 2)
+    roster.leave(second)
+    assert roster.fleet.forwards["listening"] == 0
+
+
+def test_strangers_have_no_say() -> None:
+    """Who is not in the roster reports in vain."""
+    roster = Roster()
+    roster.report(present(), report(listening=5, sent=1))
+    assert (roster.fleet.forwards["listening"], roster.fleet.carried["sent"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"open": -1},
+        {"open": COUNT_MAX + 1},
+        {"open": True},
+        {"open": 1.0},
+        {"forwards": {"listening": -1}},
+        {"forwards": {"listening": 10**400}},
+        {"forwards": {"alice-owns-this": 1}},
+        {"links": {"direct": COUNT_MAX + 1}},
+        {"links": {"carrier-pigeon": 1}},
+        {"carried": {"sent": -1}},
+        {"carried": {"sent": INCREMENT_MAX + 1}},
+        {"carried": {"sent": "1"}},
+        {"carried": {"sent": float("nan")}},
+        {"name": "alice"},
+    ],
+)
+def test_reports_are_bounded(wrong: dict[str, object]) -> None:
+    """A report has whole numbers within bounds, and no words: nothing negative, nothing huge, no label of its own making."""
+    AgentReport.model_validate(report().model_dump())
+    with pytest.raises(ValidationError):
+        AgentReport.model_validate(report().model_dump() | wrong)
+
+
+def test_hostile_sums_stay_exact() -> None:
+    """An agent that reports as much as it may, again and again, does not make what others have carried disappear in it."""
+    roster, hostile, honest = Roster(), present(), present()
+    roster.arrive(hostile)
+    roster.arrive(honest)
+    for _ in range(20_000):
+        roster.report(hostile, report(sent=INCREMENT_MAX))
+    roster.report(honest, report(sent=1))
+    assert roster.fleet.carried["sent"] == 20_000 * INCREMENT_MAX + 1

@@ -9,7 +9,7 @@ import pytest
 from knot_keys.keyfiles import fingerprint, new_key, public_line
 from knot_keys.revocation import RevocationList
 from knot_server.usecases.users import TOKEN_PREFIX
-from knot_ssh.errors import BadInput, Forbidden, NameTaken, NotAuthenticated, NotFound
+from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
 from tests.unit.knot_server.conftest import ALICE, BOB, ROOT, World
 
@@ -149,7 +149,7 @@ async def test_name_without_certificates_is_free(world: World) -> None:
 
 async def test_nobody_deletes_themselves(world: World) -> None:
     """The last administrator cannot lock everybody out."""
-    with pytest.raises(BadInput, match="cannot delete yourself"):
+    with pytest.raises(Conflict, match="cannot delete yourself"):
         await world.users.delete(ROOT, ROOT.owner)
 
 

@@ -14,9 +14,11 @@ from knot_ssh.names import QUOTED_LIMIT
 from knot_ssh.wire import (
     CertificateRequest,
     ForwardRequest,
+    ForwardStates,
     ForwardStatus,
     Hello,
     JoinRequest,
+    LinkModes,
     OnSpace,
     Revoked,
     StopRequest,
@@ -176,3 +178,11 @@ def test_complaint_is_one_short_printable_line(field: str) -> None:
     text = complaint_of(ForwardRequest, FORWARD | {field: 1})
     assert text.isprintable()
     assert len(text) < 500
+
+
+def test_reports_know_every_state() -> None:
+    """Whatever state a forward can have while its agent holds it, and whatever mode a link, a report has a place for it."""
+    status = ForwardStatus.model_json_schema()["properties"]
+    assert set(ForwardStates.model_fields) == set(status["state"]["enum"]) - {"stopped"}
+    modes = next(kind["enum"] for kind in status["mode"]["anyOf"] if "enum" in kind)
+    assert set(LinkModes.model_fields) == {*modes, "down"}

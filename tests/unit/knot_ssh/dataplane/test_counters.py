@@ -41,3 +41,12 @@ def test_everything_is_shown() -> None:
         "last_error": "why",
         "since": datetime.fromtimestamp(0, UTC),
     }
+
+
+def test_tallies_add_up() -> None:
+    """Adding another tally counts all that it has counted, and leaves that one as it is."""
+    total, one = Tally(), Tally(sent=1, received=2, opened=7, closed=3, refused=4)
+    total.add(one)
+    total.add(one)
+    assert (total.sent, total.received, total.opened, total.closed, total.refused) == (2, 4, 14, 6, 8)
+    assert one.sent == 1

@@ -1,0 +1,145 @@
+"""How the API describes itself: what each route may answer, and examples of it. Clients are generated from this."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from knot_server.http.bodies import Problem
+
+Answers = dict[int | str, dict[str, Any]]
+
+_PROBLEMS: dict[int, tuple[str, str, str]] = {
+    400: ("Bad input.", "bad_input", "local_port: must be less than or equal to 65535"),
+    401: ("No API token, or one that is not accepted.", "not_authenticated", "no API token was given"),
+    403: ("Only an administrator may do that.", "forbidden", "only an administrator may do that"),
+    404: (
+        "No such thing of yours.",
+        "not_found",
+        "there is no space 'backend' of yours",
+    ),
+    409: (
+        "It does not fit the present state; `code` says why.",
+        "not_running",
+        "the space 'backend-api' is not running",
+    ),
+    413: ("The body is too large.", "too_large", "the body is larger than 524288 bytes"),
+    415: ("The body is not sent as application/json.", "not_json", "the body must be JSON, sent with that content type"),
+    503: ("The store, or the agent of the space, did not answer.", "unavailable", "the agent of that space did not answer"),
+}
+"""What each status means, and a code and a sentence that may come with it."""
+_PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+_ALWAYS = (413, 415, 503)
+
+COUNTERS = {
+    "sent": 5120, "received": 1048576, "open": 1, "total": 12, "refused": 0, "last_error": None,
+    "since": "2026-11-20T09:30:00Z",
+}  # fmt: skip
+FORWARD = {
+    "local_port": 8080, "bind": "127.0.0.1", "origin": "command", "space": "backend-api",
+    "space_id": "3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "remote_port": 3000, "persistent": False, "mode": "direct",
+    "state": "listening", "reason": None, "address": "10.0.0.7:2022", "counters": COUNTERS,
+    "link": {**COUNTERS, "up_since": "2026-11-20T09:30:00Z", "round_trip": 0.0004},
+}  # fmt: skip
+FORWARD_REQUEST = {"local_port": 8080, "space": "backend-api", "remote_port": 3000, "persistent": False, "force": False}
+SPACE = {
+    "id": "3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "name": "backend-api", "owner": "alice", "zone": "eu", "running": True,
+    "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE", "created_at": "2026-11-20T09:00:00Z",
+    "last_seen": "2026-11-20T09:30:00Z",
+}  # fmt: skip
+JOIN_TOKEN = {"join_token": "knotjoin_…", "hub": "knot.example.com:2222"}
+USER = {"name": "alice", "admin": False, "created_at": "2026-11-20T09:00:00Z"}
+CA = {
+    "user_ca": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE1",
+    "host_ca": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE2",
+    "hub": "knot.example.com:2222",
+}
+CERTIFICATE = {
+    "certificate": "ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tEXAMPLE",
+    "principals": ["alice@eu"],
+    "expires_at": "2026-11-20T10:30:00Z",
+}
+APPLIED = {
+    "applied": [{"local_port": 8080, "space": "backend-api", "remote_port": 3000, "persistent": False}],
+    "stopped": [{"local_port": 9090, "space": "database", "remote_port": 5432, "persistent": False}],
+    "errors": [],
+}
+DONE = {"success": True}
+EXAMPLE_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKPpS1dRVw4rsMfwXFH9ML5HbUaP6vfiUDb7oZDIEp2I"
+METRICS = """\
+# HELP knot_agents_connected Agents that are connected to the hub.
+# TYPE knot_agents_connected gauge
+knot_agents_connected 2.0
+"""
+
+TAGS = [
+    {"name": "forwards", "description": "Ports of one space that lead to ports of another."},
+    {"name": "spaces", "description": "Named environments, each with an agent."},
+    {"name": "users", "description": "Who owns spaces; administrators make and delete them."},
+    {"name": "certificates", "description": "The certificate authorities, and certificates for people."},
+    {"name": "server", "description": "How the server itself is."},
+]
+
+
+def answers(example: object, *problems: int, status: int = 200) -> Answers:
+    """What a route may answer: an example of its success, and the problems it may find besides those of every route."""
+    return {
+        status: {"description": "Success.", "content": {"application/json": {"example": _whole(example)}}},
+        **{number: _problem(number) for number in sorted({*problems, *_ALWAYS})},
+    }
+
+
+def plain(example: str, *problems: int) -> Answers:
+    """The same for a route whose success is plain text."""
+    content = {"text/plain": {"schema": {"type": "string"}, "example": example}}
+    return answers(example, *problems) | {200: {"description": "Success.", "content": content}}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    description, code, error = _PROBLEMS[status]
+    example = {"success": False, "error": error, "code": code}
+    return {"description": description, "content": {"application/json": {"schema": _PROBLEM_SCHEMA, "example": example}}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The function's name: what a generated client calls its method."""
+    return route.name
+
+
+class Api(FastAPI):
+    """Describes itself as it behaves: what FastAPI would answer with 422 is 400 here."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            description = super().openapi()
+            for methods in description["paths"].values():
+                for operation in methods.values():
+                    operation["responses"].pop("422", None)
+                    for answer in operation["responses"].values():
+                        _unpack(answer["content"])
+            schemas = description["components"]["schemas"]
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            schemas[Problem.__name__] = Problem.model_json_schema()
+            self.openapi_schema = description
+        return self.openapi_schema
+
+
+def _whole(example: object) -> str:
+    """An example as text: FastAPI would leave out what is null."""
+    return json.dumps(example)
+
+
+def _unpack(content: dict[str, dict[str, Any]]) -> None:
+    """The same back again."""
+    media = content.get("application/json", {})
+    if isinstance(media.get("example"), str):
+        media["example"] = json.loads(media["example"])
+
+
+def body(example: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a route's body besides its form."""
+    return {"requestBody": {"content": {"application/json": {"example": example}}}}
