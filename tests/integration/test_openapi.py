@@ -20,7 +20,8 @@ from tests.support.system import System, running_system
 EXAMPLES = 1000 if FULL else 40
 LONG = pytest.mark.timeout(3600 if FULL else 120)
 METHODS = {
-    "make_forward", "list_forwards", "stop_forward", "list_spaces", "create_space", "delete_space", "create_join_token",
+    "make_forward", "list_forwards", "stop_forward", "apply_forwards", "list_spaces", "create_space", "change_space",
+    "delete_space", "create_join_token",
     "list_users", "create_user", "delete_user", "show_ca", "create_certificate", "show_health", "show_metrics",
 }  # fmt: skip
 DELETING = {"delete_space", "delete_user"}

@@ -77,7 +77,7 @@ from knot_ssh.wire import (
 
 log = structlog.get_logger(__name__)
 
-_METHODS = ("GET", "POST", "DELETE")
+_METHODS = ("GET", "POST", "PATCH", "DELETE")
 """All that any route takes."""
 _bearer = HTTPBearer(
     auto_error=False, scheme_name="token", description="An API token, from `knot user create` or `knot server init`."
