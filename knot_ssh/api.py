@@ -33,6 +33,10 @@ class Api:
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS))
 
+    def close(self) -> None:
+        """Close the connections that are kept for further requests; the client may still be used."""
+        self._pool.clear()
+
     def get(self, *path: str) -> Any:
         return self._call("GET", path)
 

@@ -68,6 +68,7 @@ def configure_logs() -> None:
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns once for each write to a peer that has hung up
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 def one_line(_logger: Any, _name: str, record: EventDict) -> str:

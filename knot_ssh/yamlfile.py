@@ -1,21 +1,27 @@
 """YAML settings, read strictly: aliases, repeated keys and unknown keys are errors that name file and line.
 
-PyYAML composes the nodes (they know their lines), pydantic checks the values, and this joins the two.
+PyYAML composes the nodes (they know their lines), pydantic checks the values, and `Document` joins the two. A document
+may be checked in parts, each with a model of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from knot_ssh.errors import BadInput
 from knot_ssh.wire import complaint, shown
 
 Model = TypeVar("Model", bound=BaseModel)
+Place = tuple[str | int, ...]
+"""The way to a value: keys and positions."""
 
 NESTING_LIMIT = 16
 """Levels; the deepest file of ours has four."""
@@ -33,35 +39,93 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A YAML file, read but not checked yet: its values, and the nodes that know their lines."""
+
+    name: str
+    root: Node | None
+    values: Any
+
+    @classmethod
+    def read(cls, path: Path) -> Document:
+        """Read a file; raises BadInput as `file:line: what is wrong`."""
+        try:
+            return cls.decode(path.read_bytes(), str(path))
+        except OSError as error:
+            raise BadInput(f"cannot read {path}: {error.strerror}") from None
+
+    @classmethod
+    def decode(cls, content: bytes, name: str) -> Document:
+        """Read a file's content; raises BadInput as `name:line: what is wrong`."""
+        try:
+            return cls.parse(content.decode(), name)
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise BadInput(f"{name}:{line}: it is not UTF-8") from None
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Document:
+        """Read YAML text; raises BadInput as `name:line: what is wrong`."""
+        try:
+            loader = _Loader(text)
+            root = loader.get_single_node()
+            return cls(name, root, None if root is None else _plain(loader, root, NESTING_LIMIT))
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise BadInput(f"{name}:{line}: {shown(str(error.problem or error.context))}") from None
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            raise BadInput(f"{name}:{line}: a character that YAML does not allow") from None
+        except RecursionError:
+            raise BadInput(f"{name}:1: too deeply nested") from None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing at all."""
+        return self.values is None
+
+    def only(self, keys: Collection[str]) -> Document:
+        """The part under these keys."""
+        return self._part(lambda key: key in keys)
+
+    def without(self, keys: Collection[str]) -> Document:
+        """What is left without that part; a document that has no keys at all is left whole."""
+        return self._part(lambda key: key not in keys) if isinstance(self.values, dict) else self
+
+    def _part(self, wanted: Callable[[str], bool]) -> Document:
+        values = self.values if isinstance(self.values, dict) else {}
+        return replace(self, values={key: value for key, value in values.items() if wanted(key)})
+
+    def check(self, model: type[Model]) -> Model:
+        """The values as the model has them; raises BadInput as `name:line: what is wrong`, for the first that is."""
+        try:
+            return model.model_validate({} if self.is_empty else self.values)
+        except ValidationError as error:
+            first = min(error.errors(), key=self._rank)
+            raise self.error(first["loc"], complaint(first["loc"], first["type"], first["msg"])) from None
+
+    def _rank(self, error: ErrorDetails) -> tuple[int, bool]:
+        """Which error comes first: by line, and what is missing last, which may only be misspelt."""
+        return self.line(error["loc"]), error["type"] == "missing"
+
+    def error(self, place: Place, problem: str) -> BadInput:
+        """Says what is wrong there."""
+        return BadInput(f"{self.name}:{self.line(place)}: {problem}")
+
+    def line(self, place: Place) -> int:
+        """The line of the innermost node on the way to `place`; of its key where it has one."""
+        return _line_of(self.root, place)
+
+
 def load_yaml(path: Path, model: type[Model]) -> Model:
     """Read and check a file; raises BadInput as `file:line: what is wrong`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
-    return parse_yaml(text, model, str(path))
+    return Document.read(path).check(model)
 
 
 def parse_yaml(text: str, model: type[Model], name: str) -> Model:
     """Check YAML text against a model; raises BadInput as `name:line: what is wrong`."""
-    try:
-        loader = _Loader(text)
-        root = loader.get_single_node()
-        values = {} if root is None else _plain(loader, root, NESTING_LIMIT)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadInput(f"{name}:{line}: {shown(str(error.problem or error.context))}") from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise BadInput(f"{name}:{line}: a character that YAML does not allow") from None
-    except RecursionError:
-        raise BadInput(f"{name}:1: too deeply nested") from None
-    values = {} if values is None else values
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        line, first = min(((_line_of(root, found["loc"]), found) for found in error.errors()), key=lambda pair: pair[0])
-        raise BadInput(f"{name}:{line}: {complaint(first['loc'], first['type'], first['msg'])}") from None
+    return Document.parse(text, name).check(model)
 
 
 def _plain(loader: _Loader, node: Node, levels: int) -> Any:
@@ -90,7 +154,7 @@ def _scalar(loader: _Loader, node: Node) -> Any:
         raise _marked("that value is not one of its kind", node) from None
 
 
-def _line_of(root: Node | None, place: tuple[str | int, ...]) -> int:
+def _line_of(root: Node | None, place: Place) -> int:
     """The line of the innermost node on the way to `place`; of its key where it has one."""
     node, line = root, root.start_mark.line + 1 if root else 1
     for step in place:

@@ -14,6 +14,7 @@ import structlog
 from knot_agent.control import ControlLink, revocation_list
 from knot_agent.credentials import Credentials
 from knot_agent.endpoint import Endpoint
+from knot_agent.filed import FiledForwards
 from knot_agent.forwards import Forwards
 from knot_agent.home import Home
 from knot_agent.joining import join
@@ -23,12 +24,13 @@ from knot_agent.memory import Memory
 from knot_agent.relaying import Relay
 from knot_agent.reporting import Reporter
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
+from knot_agent.settingsfile import SettingsFile
 from knot_keys.connections import HostRefused
 from knot_keys.jointoken import JoinToken
 from knot_ssh import __version__
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.errors import BadInput, JoinRefused, LooseFile, PortTaken
+from knot_ssh.errors import BadInput, JoinRefused, LooseFile, NotFound, PortTaken
 from knot_ssh.listening import bound_address, listen_on
 from knot_ssh.local import SOCKET_FILE
 from knot_ssh.names import SpaceId
@@ -66,8 +68,15 @@ DRAIN_SECONDS = 5
 """How long open connections may go on after SIGTERM."""
 
 
-async def run_agent(plane: DataPlane, home: Home, hub: Address, token: JoinToken | None, settings: AgentSettings) -> None:
-    """Join if need be, then serve until SIGTERM or SIGINT.
+async def run_agent(
+    plane: DataPlane,
+    home: Home,
+    hub: Address,
+    token: JoinToken | None,
+    settings: AgentSettings,
+    file: SettingsFile | None = None,
+) -> None:
+    """Join if need be, then serve until SIGTERM or SIGINT. `settings` are those of the file and of flags, which win.
 
     Raises JoinRefused or KeyRefused when the hub does not want us, BadInput without a token where one is needed.
     """
@@ -80,7 +89,7 @@ async def run_agent(plane: DataPlane, home: Home, hub: Address, token: JoinToken
     try:
         membership = await _first_of(_membership(plane, home, hub, token), stop.wait())
         if isinstance(membership, Membership):
-            await Agent(plane, home, hub, membership, settings, sock).run(stop)
+            await Agent(plane, home, hub, membership, settings, sock, file).run(stop)
     finally:
         if sock:
             sock.close()
@@ -97,6 +106,7 @@ class Agent:
         membership: Membership,
         settings: AgentSettings,
         sock: socket.socket | None,
+        file: SettingsFile | None = None,
     ) -> None:
         self._settings = settings
         self._sock = sock
@@ -104,9 +114,10 @@ class Agent:
         self._memory = Memory(home.folder, membership.space_id)
         self._told: list[StoppedForward] = []
         self._settled = asyncio.Event()
-        self._links = Links(plane, self._credentials, self._locate, Relay(plane, hub, self._credentials))
+        self._links = Links(plane, self._credentials, self._locate_target, Relay(plane, hub, self._credentials))
         self._links.on_target = self._memory.keep_target
         self._forwards = Forwards(plane, self._links, settings.connect_timeout, self._memory)
+        self._filed = FiledForwards(file, membership.space_id, self._forwards, self._memory, self._locate)
         self._endpoint = Endpoint(plane, self._credentials, settings.allow)
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
@@ -127,10 +138,12 @@ class Agent:
             self._tasks.start(self._serve_endpoint_when_certified())
             await self._forwards.restore(self._memory.forwards)
             self._tasks.start(self._reporter.run())
+            await self._filed.start()
             await _first_of(self._control.run(), self._drain_when(stop))
         finally:
             await self._tasks.cancel()
             await self._local.close()
+            await self._filed.close()
             await self._forwards.close()
             await self._links.close()
             await self._endpoint.close()
@@ -149,6 +162,7 @@ class Agent:
         """Then accept nothing more, and let open connections end by themselves for a while; the hub may carry some."""
         await stop.wait()
         log.info("agent stopping")
+        await self._filed.close()
         self._forwards.stop_accepting()
         self._endpoint.stop_accepting()
         with contextlib.suppress(TimeoutError):
@@ -179,6 +193,7 @@ class Agent:
         await self._forwards.restore([order for order in welcome.forwards if order.local_port not in gone])
         self._links.rename(welcome.names)
         self._settled.set()
+        self._filed.ask_again()
         self._links.look_again()
         self._reporter.begin()
 
@@ -220,6 +235,7 @@ class Agent:
     async def _target_changed(self, target: Target) -> None:
         await self._settled.wait()
         self._links.update(target)
+        self._filed.heard(target)
 
     async def _revoked(self, revoked: Revoked) -> None:
         self._credentials.revoke(revocation_list(revoked))
@@ -234,8 +250,17 @@ class Agent:
     async def _dismissed(self, farewell: Farewell) -> None:
         self._control.end(farewell.reason)
 
-    async def _locate(self, space_id: SpaceId) -> Target:
-        return await self._control.ask("target.locate", TargetQuestion(space=space_id), Target)
+    async def _locate_target(self, space_id: SpaceId) -> Target:
+        """Where the target of a link is; one that is gone may be another one by now for the settings file."""
+        try:
+            return await self._locate(space_id)
+        except NotFound:
+            self._filed.missed(space_id)
+            raise
+
+    async def _locate(self, space: str) -> Target:
+        """Where a space is, by its id or its name."""
+        return await self._control.ask("target.locate", TargetQuestion(space=space), Target)
 
     # What the command line may ask
 

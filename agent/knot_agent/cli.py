@@ -26,7 +26,7 @@ def agent() -> None:
 @click.option("--token", envvar="KNOT_JOIN_TOKEN", help="Join token, for the first start.  [env var: KNOT_JOIN_TOKEN]")
 @click.option("--token-file", type=click.Path(path_type=Path), help="File that holds the join token.")
 @click.option("--listen", type=ADDRESS, help="Where the endpoint listens.  [default: 0.0.0.0:2022]")
-@click.option("--config", type=click.Path(path_type=Path), help="YAML file with settings.")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file with settings and forwards.")
 def run(
     data: Path | None,
     server: Address | None,
@@ -39,13 +39,14 @@ def run(
     from knot_agent.agent import run_agent
     from knot_agent.home import Home
     from knot_agent.settings import AgentSettings
+    from knot_agent.settingsfile import SettingsFile
     from knot_keys.jointoken import JoinToken
-    from knot_ssh.cli.places import agent_folder
     from knot_ssh.dataplane import plane
     from knot_ssh.logs import configure_logs
-    from knot_ssh.yamlfile import load_yaml
+    from knot_ssh.places import agent_folder
 
-    settings = load_yaml(config, AgentSettings) if config else AgentSettings()
+    file = SettingsFile.open(config) if config else None
+    settings = file.settings if file else AgentSettings()
     flags: dict[str, Any] = {"server": server and str(server), "listen": listen and str(listen)}
     settings = settings.model_copy(update={name: value for name, value in flags.items() if value})
     if not settings.server:
@@ -57,7 +58,7 @@ def run(
     with contextlib.closing(Home(data or agent_folder())) as home:
         hub = Address.parse(settings.server)
         plane.run(
-            lambda plane: run_agent(plane, home, hub, joining, settings),
+            lambda plane: run_agent(plane, home, hub, joining, settings, file),
             kind=settings.data_plane,
             limits=settings.limits,
             polling=settings.polling / 1e6,

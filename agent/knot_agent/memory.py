@@ -1,4 +1,5 @@
-"""What the agent remembers for a start without the server: its persistent forwards, and what was revoked.
+"""What the agent remembers for a start without the server: its persistent forwards, those of its settings file with their
+targets, and what was revoked.
 
 One file, replaced as a whole at every change, so that a crash leaves the old or the new. The hub's word counts for more:
 what it says at the next contact takes the place of all this, but for forwards that were stopped in the meantime, which
@@ -7,12 +8,14 @@ it is told of. The file holds no secret. A damaged one is as good as none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from knot_ssh.files import replace_file
+from knot_ssh.forwardsfile import FiledForward
 from knot_ssh.names import SpaceId
 from knot_ssh.wire import ForwardOrder, Revoked, StoppedForward, Target
 
@@ -28,6 +31,8 @@ class _Content(BaseModel):
     forwards: list[ForwardOrder] = []
     stopped: list[StoppedForward] = []
     revoked: Revoked = Revoked(serials=[], keys=[])
+    filed: list[FiledForward] = []
+    filed_targets: dict[str, Target] = {}
 
 
 class Memory:
@@ -54,10 +59,25 @@ class Memory:
     def revoked(self) -> Revoked:
         return self._content.revoked
 
+    @property
+    def filed(self) -> list[FiledForward]:
+        """The forwards of the settings file as they were when it was good last."""
+        return list(self._content.filed)
+
+    @property
+    def filed_targets(self) -> dict[str, Target]:
+        """Their targets, as far as the hub has told, by what the file calls them."""
+        return dict(self._content.filed_targets)
+
+    def keep_filed(self, forwards: list[FiledForward], targets: dict[str, Target]) -> None:
+        """This is what the settings file says now, and what the hub says of it."""
+        known = self._addresses()
+        self._write(filed=forwards, filed_targets={name: _with_addresses(target, known) for name, target in targets.items()})
+
     def keep_forwards(self, forwards: list[ForwardOrder]) -> None:
         """These are the persistent forwards now."""
-        known = {order.target.id: order.target.addresses for order in self._content.forwards if order.target.addresses}
-        self._write(forwards=[_with_addresses(order, known.get(order.target.id, [])) for order in forwards])
+        known = self._addresses()
+        self._write(forwards=[order.model_copy(update={"target": _with_addresses(order.target, known)}) for order in forwards])
 
     def keep_revoked(self, revoked: Revoked) -> None:
         """This is what is revoked now."""
@@ -69,7 +89,10 @@ class Memory:
             forwards=[
                 order.model_copy(update={"target": target}) if order.target.id == target.id else order
                 for order in self._content.forwards
-            ]
+            ],
+            filed_targets={
+                name: target if known.id == target.id else known for name, known in self._content.filed_targets.items()
+            },
         )
 
     def note_stopped(self, order: ForwardOrder) -> None:
@@ -83,6 +106,11 @@ class Memory:
     def told(self, known: list[StoppedForward]) -> None:
         """The server knows that these were stopped."""
         self._write(stopped=[gone for gone in self._content.stopped if gone not in known])
+
+    def _addresses(self) -> dict[SpaceId, list[str]]:
+        """Where targets were last."""
+        targets = [*(order.target for order in self._content.forwards), *self._content.filed_targets.values()]
+        return {target.id: target.addresses for target in targets if target.addresses}
 
     def _write(self, **changes: object) -> None:
         changed = self._content.model_copy(update=changes)
@@ -109,8 +137,8 @@ class Memory:
         return content if content.space_id == self._space_id else nothing
 
 
-def _with_addresses(order: ForwardOrder, addresses: list[str]) -> ForwardOrder:
-    """An order may come without addresses, when the target was away at that moment."""
-    if order.target.addresses or not addresses:
-        return order
-    return order.model_copy(update={"target": order.target.model_copy(update={"addresses": addresses})})
+def _with_addresses(target: Target, known: Mapping[SpaceId, list[str]]) -> Target:
+    """A target may come without addresses, when it was away at that moment."""
+    if target.addresses or target.id not in known:
+        return target
+    return target.model_copy(update={"addresses": known[target.id]})

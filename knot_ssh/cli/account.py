@@ -8,9 +8,10 @@ import sys
 import click
 
 from knot_ssh.api import Api
-from knot_ssh.cli.connection import api, given, keep, server_options
+from knot_ssh.cli.connection import api, given, server_options
 from knot_ssh.cli.params import OWNER
 from knot_ssh.cli.tables import show
+from knot_ssh.doors import keep
 from knot_ssh.names import Owner
 
 

@@ -36,7 +36,7 @@ def knot() -> None:
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 refused or failed, 2 wrong usage."""
+    """Run the command line. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 `--dry-run` would change something."""
     try:
         knot.main(prog_name="knot", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

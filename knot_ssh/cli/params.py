@@ -49,3 +49,13 @@ OWNER = Parsed("name", Owner)
 ADDRESS = Parsed("host:port", Address.parse)
 FOLDER = Parsed("folder", _folder)
 URL = Parsed("url", _url)
+
+
+def source_and_rest(context: click.Context, words: tuple[str, ...], count: int) -> tuple[str | None, tuple[str, ...]]:
+    """Split the arguments: one more than `count` means that the first names the source space."""
+    if len(words) == count:
+        return None, words
+    if len(words) == count + 1:
+        return str(SPACE.convert(words[0], None, context)), words[1:]
+    expected = f"{count} arguments in a space, or {count + 1} from elsewhere" if count else "at most one argument"
+    raise click.UsageError(f"expected {expected}, got {len(words)}", context)

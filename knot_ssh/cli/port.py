@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
-from typing import Any
+import re
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from knot_ssh.cli.connection import api, given, server_options
-from knot_ssh.cli.params import PORT, SPACE
-from knot_ssh.cli.places import default_socket
-from knot_ssh.cli.tables import show
-from knot_ssh.errors import BadInput, Unavailable
-from knot_ssh.local import AgentSocket
-from knot_ssh.ports import Ports, PortsOfAgent, PortsOfServer
+from knot_ssh.cli import forwardtexts
+from knot_ssh.cli.apply import apply
+from knot_ssh.cli.connection import given, server_options
+from knot_ssh.cli.params import PORT, SPACE, source_and_rest
+from knot_ssh.cli.tables import table
+from knot_ssh.cli.watch import Report, watch
+from knot_ssh.doors import open_ports
 
-WIDE = [
-    "PORT", "TARGET", "PERSISTENT", "STATE", "MODE", "ADDRESS", "ROUND TRIP", "UP SINCE", "OPEN", "TOTAL", "REFUSED", "SENT",
-    "RECEIVED", "COUNTED SINCE", "LAST ERROR",
-]  # fmt: skip
-SOCKET_VARIABLE = "KNOT_AGENT_SOCKET"
+if TYPE_CHECKING:
+    from knot_ssh.doors import Given
+
+WATCH_SECONDS = 2.0
+WATCH_LEAST, WATCH_MOST = 0.1, 3600.0
+LOOK_SECONDS = 0.3
+"""Between two looks whether a forward has drained."""
 
 
 @click.group()
 @server_options
 def port() -> None:
     """Forward ports of one space to ports of another."""
+
+
+port.add_command(apply)
 
 
 @port.command()
@@ -41,7 +46,7 @@ def forward(context: click.Context, words: tuple[str, ...], persistent: bool, fo
 
     The same local port again replaces the forward that is there.
     """
-    source, (local, space, remote) = _source(context, words, 3)
+    source, (local, space, remote) = source_and_rest(context, words, 3)
     body = {
         "local_port": int(PORT.convert(local, None, context)),
         "space": str(SPACE.convert(space, None, context)),
@@ -49,120 +54,98 @@ def forward(context: click.Context, words: tuple[str, ...], persistent: bool, fo
         "persistent": persistent,
         "force": force,
     }
-    made = _ports(context).forward(source, body)
-    verb = "stored for when the space runs" if made["state"] == "stopped" else "established"
-    place = f"{source}:" if source else ""
+    with open_ports(given(context)) as ports:
+        made = ports.forward(source, body)
     if made["state"] == "waiting":
         click.echo(f"{made['space']} cannot be reached yet ({made['reason']}); connections wait for it.", err=True)
-    click.echo(f"Port forward {verb}: {place}{made['local_port']} -> {made['space']}:{made['remote_port']}")
+    click.echo(forwardtexts.established(source, made))
 
 
 @port.command("list")
 @click.argument("words", nargs=-1, metavar="[SPACE]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-o", "--output", type=click.Choice(["wide"]), help="A table with counters.")
+@click.option(
+    "--watch",
+    "every",
+    is_flag=False,
+    flag_value=str(WATCH_SECONDS),
+    metavar="[SECONDS]",
+    help="Look again every 2, or so many, seconds; Ctrl-C ends it.",
+)
 @server_options
 @click.pass_context
-def list_forwards(context: click.Context, words: tuple[str, ...], as_json: bool, output: str | None) -> None:
+def list_forwards(context: click.Context, words: tuple[str, ...], as_json: bool, output: str | None, every: str | None) -> None:
     """List the forwards of this space, or of SPACE."""
-    source, _ = _source(context, words, 0)
-    listing = _ports(context).list(source)
-    if as_json:
-        click.echo(json.dumps(listing, indent=2))
-        return
-    if output and listing["forwards"]:
-        show(WIDE, [_wide_row(entry) for entry in listing["forwards"]])
-        return
-    place = _in_space(source)
-    if not listing["forwards"]:
-        click.echo(f"No active port forwards{place}.")
-        return
-    click.echo(f"Active port forwards{place}:")
-    for entry in listing["forwards"]:
-        click.echo(f"  {entry['local_port']} -> {entry['space']}:{entry['remote_port']}{_remarks(entry)}")
+    seconds, words = _watching(context, every, words)
+    source, _ = source_and_rest(context, words, 0)
+    said = given(context)
+
+    def look() -> Report:
+        with open_ports(said) as ports:
+            listing = ports.list(source)
+        if as_json:
+            return Report(json.dumps(listing, indent=None if seconds else 2))
+        return _report(source, listing, wide=output == "wide")
+
+    if seconds:
+        watch(look, seconds)
+    else:
+        look().print()
 
 
 @port.command()
 @click.argument("words", nargs=-1, metavar="[SPACE] LOCAL_PORT", required=True)
+@click.option("--drain", is_flag=True, help="Take no new connections, and wait until the open ones have ended.")
 @server_options
 @click.pass_context
-def stop(context: click.Context, words: tuple[str, ...]) -> None:
+def stop(context: click.Context, words: tuple[str, ...], drain: bool) -> None:
     """Stop the forward on LOCAL_PORT of this space, or of SPACE, and reset its connections."""
-    source, (local,) = _source(context, words, 1)
+    source, (local,) = source_and_rest(context, words, 1)
     number = int(PORT.convert(local, None, context))
-    _ports(context).stop(source, number)
-    click.echo(f"Port forward on port {number} stopped{_in_space(source)}.")
+    said = given(context)
+    with open_ports(said) as ports:
+        answer = ports.stop(source, number, drain=drain)
+    if answer["state"] == "draining":
+        _wait_until_drained(said, source, number, answer)
+    click.echo(forwardtexts.stopped(source, number))
 
 
-def _source(context: click.Context, words: tuple[str, ...], count: int) -> tuple[str | None, tuple[str, ...]]:
-    """Split the arguments: one more than `count` means that the first names the source space."""
-    if len(words) == count:
-        return None, words
-    if len(words) == count + 1:
-        return str(SPACE.convert(words[0], None, context)), words[1:]
-    expected = f"{count} arguments in a space, or {count + 1} from elsewhere" if count else "at most one argument"
-    raise click.UsageError(f"expected {expected}, got {len(words)}", context)
-
-
-def _ports(context: click.Context) -> Ports:
-    """The agent's door where one is named or answers, unless a server was given; else the server's."""
-    named = os.environ.get(SOCKET_VARIABLE)
-    if named:
-        return PortsOfAgent(AgentSocket(Path(named)))
-    silent: Unavailable | None = None
-    if not given(context) and default_socket().exists():
-        try:
-            return PortsOfAgent(AgentSocket(default_socket()))
-        except Unavailable as error:
-            silent = error  # an agent that is gone has left its socket behind
+def _wait_until_drained(said: Given, source: str | None, number: int, answer: dict[str, Any]) -> None:
+    """Return once the forward is gone; when interrupted, say that it goes on draining."""
     try:
-        return PortsOfServer(api(context))
-    except BadInput as error:
-        raise silent or error from None
+        count = answer["counters"]["open"] if answer["counters"] else 0
+        still = "1 connection is" if count == 1 else f"{count} connections are"
+        click.echo(f"Port {number} takes no more connections; {still} still open. Waiting for the end of all.", err=True)
+        while _is_draining(said, source, number):
+            time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        click.echo(f"The forward on port {number} goes on draining; `knot port list` shows it until it is gone.", err=True)
+        raise
 
 
-def _remarks(entry: dict[str, Any]) -> str:
-    """What stands behind a forward in the list, in parentheses."""
-    remarks = ["persistent"] if entry["persistent"] else []
-    if entry["mode"]:
-        remarks.append(entry["mode"])
-    if entry["state"] != "listening":
-        remarks.append(entry["state"])
-    text = ", ".join(remarks)
-    if entry["reason"] and entry["reason"] != entry["state"]:
-        text = f"{text}; {entry['reason']}" if text else entry["reason"]
-    return f" ({text})" if text else ""
+def _is_draining(said: Given, source: str | None, number: int) -> bool:
+    with open_ports(said) as ports:
+        forwards = ports.list(source)["forwards"]
+    return any(entry["local_port"] == number and entry["state"] == "draining" for entry in forwards)
 
 
-def _wide_row(entry: dict[str, Any]) -> list[str]:
-    """What the wide table shows of a forward; nothing is counted while its agent does not run."""
-    counted, link = entry["counters"] or {}, entry["link"] or {}
-    size = {name: _size(counted.get(name)) for name in ("sent", "received")}
-    number = {name: str(counted.get(name, "-")) for name in ("open", "total", "refused")}
-    return [
-        str(entry["local_port"]),
-        f"{entry['space']}:{entry['remote_port']}",
-        "yes" if entry["persistent"] else "no",
-        entry["state"],
-        entry["mode"] or "-",
-        entry["address"] or "-",
-        f"{link['round_trip'] * 1000:.1f} ms" if link.get("round_trip") else "-",
-        str(link.get("up_since") or "-"),
-        number["open"],
-        number["total"],
-        number["refused"],
-        size["sent"],
-        size["received"],
-        str(counted.get("since", "-")),
-        counted.get("last_error") or entry["reason"] or "-",
-    ]
+def _report(source: str | None, listing: dict[str, Any], *, wide: bool) -> Report:
+    """The list for people."""
+    forwards, trouble = listing["forwards"], listing["file_error"]
+    if wide and forwards:
+        lines = table(forwardtexts.WIDE, [forwardtexts.wide_row(entry) for entry in forwards])
+    else:
+        lines = list(forwardtexts.listing(source, forwards))
+    return Report("\n".join(lines), forwardtexts.file_trouble(trouble) if trouble else "")
 
 
-def _size(count: int | None) -> str:
-    from rich.filesize import decimal
-
-    return "-" if count is None else decimal(count)
-
-
-def _in_space(source: str | None) -> str:
-    return f" in space '{source}'" if source else ""
+def _watching(context: click.Context, every: str | None, words: tuple[str, ...]) -> tuple[float | None, tuple[str, ...]]:
+    """How often to look, if more than once; what stands behind `--watch` and is no number was meant as a word."""
+    if every is None:
+        return None, words
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", every):
+        return WATCH_SECONDS, (every, *words)
+    if not WATCH_LEAST <= float(every) <= WATCH_MOST:
+        raise click.UsageError(f"--watch takes {WATCH_LEAST:g} to {WATCH_MOST:g} seconds, not {every}", context)
+    return float(every), words

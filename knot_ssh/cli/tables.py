@@ -11,18 +11,23 @@ WIDEST = 1000
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout; every cell as it is, nothing taken for markup."""
+    """Print a table on stdout."""
+    for line in table(columns, rows):
+        click.echo(line)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table; every cell as it is, nothing taken for markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
+    grid = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        grid.add_column(column, no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(cell) for cell in row))
     console = Console(width=WIDEST, color_system=None)
     with console.capture() as text:
-        console.print(table)
-    for line in text.get().splitlines():
-        click.echo(line.rstrip())
+        console.print(grid)
+    return [line.rstrip() for line in text.get().splitlines()]

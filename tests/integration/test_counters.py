@@ -56,7 +56,7 @@ def test_wide_list_shows_them(pair: Pair) -> None:
     local = pair.forward(free_port())
     ask(local)
     lines = pair.frontend.knot("port", "list", "-o", "wide").splitlines()
-    assert lines[0].split()[:6] == ["PORT", "TARGET", "PERSISTENT", "STATE", "MODE", "ADDRESS"]
+    assert lines[0].split()[:6] == ["PORT", "TARGET", "PERSISTENT", "ORIGIN", "STATE", "MODE"]
     row = next(line for line in lines if line.startswith(str(local)))
     assert "backend-api" in row
     assert "connection refused" in row

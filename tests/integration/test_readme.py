@@ -74,3 +74,4 @@ def test_story_by_hand(system: System, tmp_path: Path) -> None:
     assert "Active port forwards:" in out
     assert "(persistent, direct)" in out
     assert "stopped in space 'frontend'." in out
+    assert re.search(r"\{'applied': \[\], 'stopped': \[\{'local_port': \d+, .*'errors': \[\]\}", out)

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from knot_ssh.local import SOCKET_FILE, AgentSocket
+from knot_ssh.ports import PortsOfAgent
 from tests.support.system import AgentOf, Running, System
 
 
@@ -17,9 +19,19 @@ class ConfiguredAgent(AgentOf):
         made = system.api(owner).post("api", "spaces", body={"name": name, "zone": "eu"})
         super().__init__(system, name, owner, made["id"])
         self._token = made["join_token"]
-        self._file = folder / f"{name}.yaml"
-        self._file.write_text(yaml.safe_dump(settings))
+        self.file = folder / f"{name}.yaml"
+        self.file.write_text(yaml.safe_dump(settings))
 
     def start_without_waiting(self, token: str = "", *, listen: str = "127.0.0.1:0", options: tuple[str, ...] = ()) -> Running:
         token, self._token = token or self._token, ""
-        return super().start_without_waiting(token, listen=listen, options=("--config", str(self._file), *options))
+        return super().start_without_waiting(token, listen=listen, options=("--config", str(self.file), *options))
+
+    def rewrite(self, text: str) -> None:
+        """Put another content in place in one step, as editors and configuration tools do."""
+        draft = self.file.with_name(self.file.name + ".new")
+        draft.write_text(text)
+        draft.replace(self.file)
+
+    def listing(self) -> dict[str, Any]:
+        """What the agent says of its forwards, asked without starting the command line."""
+        return PortsOfAgent(AgentSocket(self.folder / SOCKET_FILE)).list(None)

@@ -114,7 +114,12 @@ class AgentOf:
 
     def knot(self, *words: str, code: int = 0) -> str:
         """Run a command inside the space; gives stdout, or stderr when it is to fail."""
-        return self.system.knot(*words, env={"KNOT_AGENT_SOCKET": str(self.folder / "agent.sock")}, code=code)
+        return self.system.knot(*words, env=self.variables, code=code)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the environment says inside the space."""
+        return {"KNOT_AGENT_SOCKET": str(self.folder / "agent.sock")}
 
     def forwards(self) -> list[dict[str, Any]]:
         listing: list[dict[str, Any]] = json.loads(self.knot("port", "list", "--json"))["forwards"]
@@ -180,22 +185,32 @@ class System:
 
     def knot(self, *words: str, user: str = "", env: dict[str, str] | None = None, code: int = 0, stdin: str = "") -> str:
         """Run a command; gives stdout, or the one line on stderr when it is to fail with `code`."""
-        known = {"KNOT_SERVER": self.url, "KNOT_TOKEN": self.user(user)} if user else {}
-        result = subprocess.run(
-            knot_command(*words),
-            env=self.environment(known | (env or {})),
-            capture_output=True,
-            text=True,
-            input=stdin,
-            timeout=COMMAND_TIMEOUT,
-            check=False,
-        )
+        result = self.run(*words, user=user, env=env, stdin=stdin)
         assert result.returncode == code, f"exit code {result.returncode}, not {code}: {result.stderr or result.stdout}"
         if code == 0:
             return result.stdout.strip()
         assert result.stdout == ""
         assert len(result.stderr.splitlines()) == 1, result.stderr
         return result.stderr.strip()
+
+    def run(
+        self, *words: str, user: str = "", env: dict[str, str] | None = None, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command, however it ends."""
+        return subprocess.run(
+            knot_command(*words),
+            env=self.as_user(user, env),
+            capture_output=True,
+            text=True,
+            input=stdin,
+            timeout=COMMAND_TIMEOUT,
+            check=False,
+        )
+
+    def as_user(self, user: str, extra: dict[str, str] | None = None) -> dict[str, str]:
+        """The environment of somebody at a desktop; of nobody without a name."""
+        known = {"KNOT_SERVER": self.url, "KNOT_TOKEN": self.user(user)} if user else {}
+        return self.environment(known | (extra or {}))
 
     def user(self, name: str) -> str:
         """The API token of a user, who is made when first asked for."""

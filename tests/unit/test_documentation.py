@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import textwrap
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
 import pytest
 
+import knot
+import knot.space
 import knot_agent.cli
 import knot_server.http.app  # noqa: F401  (errors are found by their classes)
 from knot_agent.settings import AgentSettings
 from knot_ssh.errors import KnotError
+from knot_ssh.wire import Applied, ForwardList, ForwardStatus, Message
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -72,3 +77,28 @@ def test_agent_command_takes_what_the_table_says() -> None:
     """Settings with a flag have that flag."""
     options = {option for parameter in knot_agent.cli.run.params for option in parameter.opts}
     assert {"--server", "--listen"} <= options
+
+
+@pytest.mark.parametrize("message", [ForwardStatus, ForwardList, Applied], ids=lambda message: message.__name__)
+def test_every_field_of_a_forward_is_documented(message: type[Message]) -> None:
+    """What lists and `apply` answer stands in docs/http.md, field by field, with every word that a field may hold."""
+    section = (DOCS / "http.md").read_text().partition("## Forwards\n")[2].partition("\n## ")[0]
+    for name, field in message.model_fields.items():
+        assert f"`{name}`" in section or f'"{name}":' in section, name
+        words = re.findall(r"'(\w+)'", str(field.annotation)) if "Literal" in str(field.annotation) else []
+        for choice in words:
+            assert f"`{choice}`" in section, choice
+
+
+def test_scripting_is_documented() -> None:
+    """Each call stands in docs/scripting.md with its parameters, and so does each error; the example is the known one."""
+    text = (DOCS / "scripting.md").read_text()
+    for name, call in inspect.getmembers(knot.space, inspect.isfunction):
+        if name.startswith("port_"):
+            signature = inspect.signature(call)
+            plain = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+            assert f"`{name}{signature.replace(parameters=plain, return_annotation=signature.empty)}`" in text
+    for name in set(knot.__all__) - {"Forbidden"}:
+        assert name in text, name
+    example = (ROOT / "tests" / "resources" / "documentation" / "apply.py").read_text()
+    assert textwrap.indent(example, "    ") in text

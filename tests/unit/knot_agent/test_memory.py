@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knot_agent.memory import MEMORY_FILE, Memory
+from knot_ssh.forwardsfile import FiledForward
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
 from knot_ssh.wire import ForwardOrder, Revoked, StoppedForward, Target
 
@@ -65,6 +66,21 @@ def test_kept(tmp_path: Path) -> None:
     memory.note_stopped(order(8081, OTHER))
     stopped = StoppedForward(local_port=Port(8081), target_id=OTHER.id, remote_port=Port(3000))
     assert content(memory) == content(remembered(tmp_path)) == ([order()], [stopped], VOID)
+
+
+def test_filed(tmp_path: Path) -> None:
+    """Forwards of the settings file are kept with their targets, and where these are now."""
+    memory = remembered(tmp_path)
+    filed = [FiledForward(local_port=Port(80), space=name, remote_port=Port(3000), bind="::1") for name in ("a", "b")]
+    memory.keep_filed(filed, {"a": BACKEND, "b": OTHER})
+    assert (remembered(tmp_path).filed, remembered(tmp_path).filed_targets) == (filed, {"a": BACKEND, "b": OTHER})
+    moved = BACKEND.model_copy(update={"addresses": ["10.0.0.9:2022"]})
+    memory.keep_target(moved)
+    assert remembered(tmp_path).filed_targets == {"a": moved, "b": OTHER}
+    memory.keep_filed(filed, {"a": AWAY})
+    assert remembered(tmp_path).filed_targets == {"a": moved.model_copy(update={"running": False})}
+    memory.keep_filed([], {})
+    assert (remembered(tmp_path).filed, remembered(tmp_path).filed_targets) == ([], {})
 
 
 def test_kept_at_once(tmp_path: Path) -> None:

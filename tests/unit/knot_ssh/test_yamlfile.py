@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from knot_ssh.errors import BadInput
 from knot_ssh.names import Port
-from knot_ssh.yamlfile import load_yaml, parse_yaml
+from knot_ssh.yamlfile import Document, load_yaml, parse_yaml
 
 
 class Item(BaseModel):
@@ -73,6 +73,7 @@ def test_nothing_means_the_defaults(text: str) -> None:
         ("items:\n- port: 80\n- port: 0\n", "f.yaml:3: items.1.port: "),
         ("items:\n- port: 80\n  port: 81\n", "f.yaml:3: the key 'port' stands here twice"),
         ("items:\n- port: 80\n- name: x\n", "f.yaml:3: items.1.port: is missing"),
+        ("items:\n- {prot: 80}\n", "f.yaml:2: items.0.prot: is not known here"),
         ("\n\nitems: 7\n", "f.yaml:3: items: "),
         ("server:\n  a: 1\n", "f.yaml:1: server: "),
         ("items:\n- port: 1\n- port: 2\n- port: 3\n", "f.yaml:1: items: "),
@@ -140,6 +141,24 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_other_encoding(tmp_path: Path) -> None:
     """A file in another encoding than UTF-8 is refused."""
-    (tmp_path / "agent.yaml").write_bytes(b"server: \xff\n")
-    with pytest.raises(BadInput, match="not UTF-8"):
+    (tmp_path / "agent.yaml").write_bytes(b"server: a\nwait: \xff\n")
+    with pytest.raises(BadInput, match=f"^{tmp_path / 'agent.yaml'}:2: it is not UTF-8$"):
         load_yaml(tmp_path / "agent.yaml", Settings)
+
+
+def test_parts() -> None:
+    """A document can be checked in two parts, and each names the lines of the whole."""
+    document = Document.parse("server: a\nother: [1]\nwait: soon\n", "f.yaml")
+    assert document.only(["other"]).values == {"other": [1]}
+    with pytest.raises(BadInput, match=r"^f\.yaml:3: wait: "):
+        document.without(["other"]).check(Settings)
+    assert str(document.error(("other", 0), "no")) == "f.yaml:2: no"
+
+
+@pytest.mark.parametrize("text", ["- a\n", "words"])
+def test_parts_of_what_has_none(text: str) -> None:
+    """What has no keys at all is wrong in one of the parts, not in both."""
+    document = Document.parse(text, "f.yaml")
+    assert document.only(["items"]).check(Settings) == Settings()
+    with pytest.raises(BadInput, match=r"^f\.yaml:1: must be keys with values"):
+        document.without(["items"]).check(Settings)

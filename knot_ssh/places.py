@@ -1,4 +1,4 @@
-"""Where the command line finds things (XDG Base Directory Specification)."""
+"""Where commands and scripts find things (XDG Base Directory Specification)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from knot_ssh.local import SOCKET_FILE
 
 
 def config_file() -> Path:
-    """The command line's settings: server and token."""
+    """The settings that `knot login` keeps: server and token."""
     return _xdg("XDG_CONFIG_HOME", ".config") / "knot" / "config.yaml"
 
 

@@ -1,0 +1,53 @@
+"""The agent's YAML file: settings, which are read once at the start, and forwards, which are read whenever it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from knot_agent.settings import AgentSettings
+from knot_ssh.errors import BadInput
+from knot_ssh.forwardsfile import KEYS, FiledForward, filed_forwards
+from knot_ssh.yamlfile import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the file says. `forwards` is None when it says nothing at all, as a file that was cut off does."""
+
+    settings: AgentSettings
+    forwards: list[FiledForward] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFile:
+    """The file, and its settings as they were at the start."""
+
+    path: Path
+    settings: AgentSettings
+
+    @classmethod
+    def open(cls, path: Path) -> SettingsFile:
+        """Read the settings and leave the forwards for later; raises BadInput as `file:line: what is wrong`."""
+        absolute = path.absolute()
+        return cls(absolute, Document.read(absolute).without(KEYS).check(AgentSettings))
+
+    def look(self) -> bytes | str:
+        """What stands in the file now, or why it cannot be read."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            return f"cannot read {self.path}: {error.strerror}"
+
+    def understand(self, seen: bytes | str) -> Reading:
+        """What that says; raises BadInput as `file:line: what is wrong`. Takes some 0.15 ms for each forward."""
+        if isinstance(seen, str):
+            raise BadInput(seen)
+        document = Document.decode(seen, str(self.path))
+        settings = document.without(KEYS).check(AgentSettings)
+        return Reading(settings, None if document.is_empty else filed_forwards(document))
+
+    @property
+    def emptied(self) -> str:
+        """What is said of a file that says nothing, where there were forwards."""
+        return f"{self.path}:1: the file is empty; write `forwards: []` to have none"
