@@ -130,10 +130,11 @@ def filed_forwards(document: Document) -> list[FiledForward]:
     """
     part = document.only(KEYS).check(_OfAgent)
     for index, entry in enumerate(part.forwards):
-        if not (part.allow_remote_bind or ipaddress.ip_address(entry.bind).is_loopback):
+        if entry.bind != LOOPBACK and not part.allow_remote_bind:
             raise document.error(
                 ("forwards", index, "bind"),
-                f"other machines could reach {entry.bind}: that needs `allow_remote_bind: true` at the top of this file",
+                f"others may reach {entry.bind}: an address other than {LOOPBACK} "
+                "needs `allow_remote_bind: true` at the top of this file",
             )
     return [
         FiledForward(

@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 import structlog
 
-from knot_agent.filewatch import looks
+from knot_agent.filewatch import QUIET, looks
 from knot_agent.forwards import Filed, Forwards
 from knot_agent.memory import Memory
 from knot_agent.settings import AgentSettings
@@ -22,7 +23,7 @@ from knot_agent.settingsfile import SettingsFile
 from knot_ssh.errors import BadInput, KnotError, NotFound, OtherZone
 from knot_ssh.forwardsfile import FiledForward
 from knot_ssh.names import SpaceId
-from knot_ssh.retrying import backoff
+from knot_ssh.retrying import backoff, until_done
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import ForwardOrder, ForwardStatus, Target
 
@@ -67,8 +68,8 @@ class FiledForwards:
         self._entries = self._memory.filed
         await self._read(self._file)
         await self._put({})
-        self._tasks.start(self._follow(self._file))
-        self._tasks.start(self._keep_asking())
+        for work in (partial(self._follow, self._file), self._keep_asking):
+            self._tasks.start(until_done(work, _nothing_more_to_say))
 
     async def close(self) -> None:
         """Follow the file no longer; its forwards stay."""
@@ -100,7 +101,7 @@ class FiledForwards:
 
         What is wrong with it is logged once, and shown for as long as it is so.
         """
-        seen = await asyncio.to_thread(file.look)
+        seen = await self._steady(file)
         if seen == self._seen:
             return False
         self._seen = seen
@@ -117,6 +118,16 @@ class FiledForwards:
         self._compare(file.settings, reading.settings)
         log.info("forwards of the file read", file=str(file.path), forwards=len(self._entries))
         return True
+
+    async def _steady(self, file: SettingsFile) -> bytes | str:
+        """What is in the file, once it stays so for a moment: it may be being written."""
+        seen = await asyncio.to_thread(file.look)
+        while self._seen not in (None, seen):
+            await asyncio.sleep(QUIET)
+            before, seen = seen, await asyncio.to_thread(file.look)
+            if seen == before:
+                break
+        return seen
 
     def _compare(self, used: AgentSettings, read: AgentSettings) -> None:
         """Say once which settings have changed, since they are not used before the next start."""
@@ -234,3 +245,7 @@ def _means(name: str, target: Target) -> bool:
 
 def _unknown(name: str) -> str:
     return f"there is no space {name!r} of yours in this zone"
+
+
+def _nothing_more_to_say(_reason: str) -> None:
+    """What nobody foresaw is in the log already."""

@@ -57,7 +57,7 @@ def test_torn_memory(own: Site, figure: Figure) -> None:
                 own.start("near")
                 assert own.near.running
                 own.near.running.wait_for("agent ready")
-                known[name] = [forward["local_port"] for forward in forwards(own.near)]
+                known[name] = ports(own.near)
         finally:
             own.start_server()
         line = ledger.served(local)
@@ -161,6 +161,10 @@ def problem(agent: ConfiguredAgent) -> str:
         return ""
 
 
+def ports(agent: ConfiguredAgent) -> list[int]:
+    return [forward["local_port"] for forward in forwards(agent)]
+
+
 def names_a_line(text: str, file: Path) -> bool:
     """Whether it says where it is wrong, or that there is no file to be wrong."""
     return re.match(rf"(knot: )?({re.escape(str(file))}:\d+: |cannot read {re.escape(str(file))}: )", text) is not None
@@ -188,7 +192,7 @@ def test_torn_settings_of_a_running_agent(own: Site, figure: Figure) -> None:
             ledger.finish([line])
         finally:
             mend(file, before)
-        until(lambda: not forwards(own.near), PATIENCE, "the forward is gone with its line")
+        until(lambda: local not in ports(own.near), PATIENCE, "the forward is gone with its line")
     figure(f"torn in {len(DAMAGES)} ways: no connection lost, each said with file and line")
 
 

@@ -220,6 +220,22 @@ def test_space_that_is_made_later(pair: Pair, tmp_path: Path) -> None:
         assert ask(local) == b"later"
 
 
+def test_space_that_is_renamed(pair: Pair, tmp_path: Path) -> None:
+    """A space that has another name is not what the file means, until the file says that name."""
+    local = free_port()
+    pair.system.space("plain")
+    with (
+        serving(answering(b"renamed")) as port,
+        agent_with(pair.system, "reader", content(entry(local, "plain", port)), tmp_path) as agent,
+    ):
+        soon(lambda: states(agent) == {local: "listening"}, "the forward listens")
+        pair.system.knot("space", "rename", "plain", "fancy", user="alice")
+        soon(lambda: states(agent) == {local: "failed"}, "the forward fails")
+        agent.rewrite(content(entry(local, "fancy", port)))
+        soon(lambda: states(agent) == {local: "listening"}, "the forward listens again")
+        assert ask(local) == b"renamed"
+
+
 def test_nobody_else_changes_them(pair: Pair, tmp_path: Path) -> None:
     """The file takes a port over from a command, refuses to have it stopped or replaced, and gives it back."""
     local = free_port()
@@ -252,7 +268,7 @@ def test_binding_for_others(pair: Pair, tmp_path: Path) -> None:
         text = content(entry(local, "backend-api", port, bind="0.0.0.0"))
         agent.rewrite(text)
         soon(lambda: agent.listing()["file_error"], "the file is refused")
-        assert "that needs `allow_remote_bind: true`" in str(agent.listing()["file_error"])
+        assert "needs `allow_remote_bind: true`" in str(agent.listing()["file_error"])
         assert states(agent) == {}
         agent.rewrite("allow_remote_bind: true\n" + text)
         soon(lambda: states(agent) == {local: "listening"}, "the forward listens")

@@ -214,7 +214,7 @@ def test_forwards_of_the_agents_file(pair: Pair, tmp_path: Path) -> None:
     an error for that alone, and `stop` is refused."""
     filed, local = sorted(free_port() for _ in range(2))
     forward = {"local_port": filed, "space": "backend-api", "remote_port": 3000, "bind": "127.0.0.2"}
-    agent = ConfiguredAgent(pair.system, "filed", "alice", {"forwards": [forward]}, tmp_path)
+    agent = ConfiguredAgent(pair.system, "filed", "alice", {"forwards": [forward], "allow_remote_bind": True}, tmp_path)
     agent.start()
     source = Source(agent, tmp_path)
     shown = f"  127.0.0.2:{filed} -> backend-api:3000 (file, direct)"

@@ -45,13 +45,17 @@ class FakeForwards:
 
     def __init__(self) -> None:
         self.held: list[Filed] = []
-        self.calls = 0
+        self.history: list[list[int]] = []
         self.unresolved: list[ForwardStatus] = []
         self.file_error: str | None = None
 
     async def set_filed(self, wanted: Sequence[Filed]) -> None:
-        self.calls += 1
         self.held = list(wanted)
+        self.history.append(self.ports)
+
+    @property
+    def calls(self) -> int:
+        return len(self.history)
 
     @property
     def ports(self) -> list[int]:
@@ -155,7 +159,7 @@ async def test_names_become_targets(tmp_path: Path) -> None:
 
 async def test_address_to_bind(tmp_path: Path) -> None:
     """The address to bind goes with the forward."""
-    text = forwards("  - {local_port: 80, space: web, remote_port: 3000, bind: '::1'}\n")
+    text = "allow_remote_bind: true\n" + forwards("  - {local_port: 80, space: web, remote_port: 3000, bind: '::1'}\n")
     async with scene(tmp_path, text, "web") as stage:
         await stage.holds(80)
         assert stage.forwards.held[0].bind == "::1"
@@ -352,7 +356,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "no value": ("forwards:\n", ":1: forwards: must be a list"),
     "NULs": (b"\0" * 100, ":1: a character that YAML does not allow"),
     "not text": (b"forwards: []\n\xff\xfe", ":2: it is not UTF-8"),
-    "open to all": (forwards(WEB.replace("3000", "3000, bind: 0.0.0.0")), ":2: other machines could reach 0.0.0.0"),
+    "open to all": (forwards(WEB.replace("3000", "3000, bind: 0.0.0.0")), ":2: others may reach 0.0.0.0"),
 }
 
 
@@ -374,6 +378,36 @@ async def test_broken_file(tmp_path: Path, content: str | bytes, words: str) -> 
             await stage.is_good()
             assert stage.forwards.ports == [8080]
     assert len([line for line in logs if line["event"] == "forwards of the file stay as they were"]) == 1
+
+
+async def test_file_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there while the file is being written is not taken for what it says, though it may make sense."""
+    async with scene(tmp_path, forwards(WEB), "web", "data") as stage:
+        await stage.holds(8080)
+        calls = stage.forwards.calls
+        pieces = [forwards(), forwards(DATA), forwards(DATA, WEB)]
+        read = iter(pieces)
+        monkeypatch.setattr(SettingsFile, "look", lambda _file: next(read, pieces[-1]).encode())
+        await becomes(lambda: stage.forwards.calls > calls)
+        assert stage.forwards.history[calls:][0] == [8080]  # the other's name is not known yet
+        await stage.holds(5432, 8080)
+
+
+async def test_unforeseen_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody foresaw does not end the following of the file."""
+    with capture_logs() as logs:
+        async with scene(tmp_path, forwards(WEB), "web", "data") as stage:
+            await stage.holds(8080)
+
+            async def fail(_wanted: Sequence[Filed]) -> None:
+                monkeypatch.undo()
+                raise RuntimeError("bug")
+
+            monkeypatch.setattr(stage.forwards, "set_filed", fail)
+            stage.write(forwards(WEB, DATA))
+            await becomes(lambda: any("unforeseen" in line["event"] for line in logs))
+            stage.write(forwards(DATA))
+            await stage.holds(5432)
 
 
 async def test_vanished_file(tmp_path: Path) -> None:
