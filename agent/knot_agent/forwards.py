@@ -64,6 +64,7 @@ class Forwards:
         self._covered: dict[Port, ForwardOrder] = {}
         self._draining: set[Forward] = set()
         self._past = Tally()
+        """What those have carried that are no more."""
         self._tasks = Tasks()
         self._changing = asyncio.Lock()
         self._closing = False
@@ -191,10 +192,11 @@ class Forwards:
 
     def states(self) -> Counter[str]:
         """How many forwards there are in each state."""
-        return Counter(forward.state.value for forward in (*self._forwards.values(), *self._draining))
+        standing = Counter(forward.state.value for forward in (*self._forwards.values(), *self._draining))
+        return standing + Counter(status.state for status in self.unresolved)
 
     def carried(self) -> Tally:
-        """What all forwards have carried since the agent was started, those that were stopped included."""
+        """What all forwards have carried since the agent was started, those that are no more included."""
         total = Tally()
         for tally in (self._past, *(forward.tally for forward in (*self._forwards.values(), *self._draining))):
             total.add(tally)
@@ -309,9 +311,9 @@ class Forwards:
 
     async def _stop(self, local_port: Port) -> ForwardStatus:
         forward = self._forwards.pop(local_port)
+        self._bury(forward)
         status = forward.status().model_copy(update=STOPPED)
         self._links.release(await forward.close())
-        self._count(forward)
         log.info("forward stopped", port=local_port)
         return status
 
@@ -330,12 +332,13 @@ class Forwards:
         """The end of one that drains, whoever is the first to find it."""
         if forward in self._draining:
             self._draining.remove(forward)
+            self._bury(forward)
             self._links.release(forward.link)
             await forward.close()
-            self._count(forward)
 
-    def _count(self, forward: Forward) -> None:
-        """What a forward has carried counts when it is over."""
+    def _bury(self, forward: Forward) -> None:
+        """It is no more one of ours, and its connections are reset before anything else happens; what it has carried counts
+        on, without a moment in which it would not."""
         self._past.add(forward.tally)
         self._past.closed = self._past.opened
 

@@ -214,7 +214,7 @@ def test_forwards_of_the_agents_file(pair: Pair, tmp_path: Path) -> None:
     an error for that alone, and `stop` is refused."""
     filed, local = sorted(free_port() for _ in range(2))
     forward = {"local_port": filed, "space": "backend-api", "remote_port": 3000, "bind": "127.0.0.2"}
-    agent = ConfiguredAgent(pair.system, "filed", "alice", {"forwards": [forward], "allow_remote_bind": True}, tmp_path)
+    agent = ConfiguredAgent(pair.system, "ruled", "alice", {"forwards": [forward], "allow_remote_bind": True}, tmp_path)
     agent.start()
     source = Source(agent, tmp_path)
     shown = f"  127.0.0.2:{filed} -> backend-api:3000 (file, direct)"
@@ -233,8 +233,8 @@ def test_forwards_of_the_agents_file(pair: Pair, tmp_path: Path) -> None:
     header, *rows = agent.knot("port", "list", "-o", "wide").splitlines()
     assert "ORIGIN" in header
     assert any(row.startswith(f"127.0.0.2:{filed} ") and " file " in row for row in rows)
-    (tmp_path / "filed.yaml").write_text("forwards:\n  - {local_port: 0}\n")
+    (tmp_path / "ruled.yaml").write_text("forwards:\n  - {local_port: 0}\n")
     trouble = until(lambda: agent.system.run("port", "list", env=agent.variables).stderr, what="the mistake is told")
     assert trouble.startswith("The agent's settings file has a mistake; its forwards stay as they last were: ")
-    assert f"{tmp_path / 'filed.yaml'}:2: " in trouble
+    assert f"{tmp_path / 'ruled.yaml'}:2: " in trouble
     assert len(trouble.splitlines()) == 1

@@ -41,6 +41,7 @@ from knot_server.http.metrics import CONTENT_TYPE as METRICS_TYPE
 from knot_server.http.metrics import Metrics
 from knot_server.http.openapi import (
     APPLIED,
+    APPLY_REQUEST,
     CA,
     CERTIFICATE,
     DONE,
@@ -148,21 +149,24 @@ def _forwards(services: Services) -> APIRouter:
         path + "/stop",
         summary="Stop a forward",
         responses=answers({**FORWARD, "state": "stopped", "mode": None, "address": None, "link": None}, 400, 401, 404, 409),
-        openapi_extra=body({"local_port": 8080}),
+        openapi_extra=body({"local_port": 8080, "drain": False}),
     )
     async def stop_forward(space_id: SpaceInPath, body: StopRequest, actor: Actor = caller) -> ForwardStatus:
-        """Stop a forward and reset its connections, or let them drain; answers with what it was."""
+        """Stop a forward and reset its connections, or let them drain; answers with what it was, or is until then."""
         return await services.forwarding.stop(actor, space_id, body)
 
     @routes.post(
         path + "/apply",
         summary="Replace all forwards",
         responses=answers(APPLIED, 400, 401, 404, 409),
-        openapi_extra=body({"forwards": [{"local_port": 8080, "space": "backend-api", "remote_port": 3000}]}),
+        openapi_extra=body(APPLY_REQUEST),
     )
     async def apply_forwards(space_id: SpaceInPath, body: ApplyRequest, actor: Actor = caller) -> Applied:
-        """Make the forwards of this space exactly these, but for those of its agent's file. A list that can never be is
-        refused as a whole; what cannot be made for now is told in `errors`. Forwards that are there already are left alone."""
+        """Make the forwards of this space exactly these, but for those of its agent's file.
+
+        A list with a mistake is refused as a whole, before anything is changed. What cannot be made for now is told in
+        `errors`. What was there already is in none of the lists.
+        """
         return await services.forwarding.apply(actor, space_id, body)
 
     return routes
@@ -197,8 +201,8 @@ def _spaces(services: Services) -> APIRouter:
     @routes.patch(
         "/api/spaces/{space_id}",
         summary="Rename a space",
-        responses=answers(SPACE, 400, 401, 404, 409),
-        openapi_extra=body({"name": "backend"}),
+        responses=answers({**SPACE, "name": "api"}, 400, 401, 404, 409),
+        openapi_extra=body({"name": "api"}),
     )
     async def change_space(space_id: SpaceInPath, body: SpaceChange, actor: Actor = caller) -> SpaceInfo:
         """Give a space another name; its forwards and open connections go on."""

@@ -45,6 +45,15 @@ FORWARD = {
     "link": {**COUNTERS, "up_since": "2026-11-20T09:30:00Z", "round_trip": 0.0004},
 }  # fmt: skip
 FORWARD_REQUEST = {"local_port": 8080, "space": "backend-api", "remote_port": 3000, "persistent": False, "force": False}
+APPLY_REQUEST = {
+    "forwards": [FORWARD_REQUEST, {"local_port": 5432, "space": "database", "remote_port": 5432}],
+    "dry_run": False,
+}
+APPLIED = {
+    "applied": [{"local_port": 8080, "space": "backend-api", "remote_port": 3000, "persistent": False}],
+    "stopped": [{"local_port": 9090, "space": "old-service", "remote_port": 8080, "persistent": False}],
+    "errors": [{"local_port": 5432, "error": "port 5432 is taken by another process on this space", "code": "port_taken"}],
+}
 SPACE = {
     "id": "3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "name": "backend-api", "owner": "alice", "zone": "eu", "running": True,
     "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE", "created_at": "2026-11-20T09:00:00Z",
@@ -61,11 +70,6 @@ CERTIFICATE = {
     "certificate": "ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tEXAMPLE",
     "principals": ["alice@eu"],
     "expires_at": "2026-11-20T10:30:00Z",
-}
-APPLIED = {
-    "applied": [{"local_port": 8080, "space": "backend-api", "remote_port": 3000, "persistent": False}],
-    "stopped": [{"local_port": 9090, "space": "database", "remote_port": 5432, "persistent": False}],
-    "errors": [],
 }
 DONE = {"success": True}
 EXAMPLE_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKPpS1dRVw4rsMfwXFH9ML5HbUaP6vfiUDb7oZDIEp2I"

@@ -427,11 +427,33 @@ async def test_what_was_carried_is_not_forgotten(plane: DataPlane, tmp_path: Pat
             await stage.forwards.stop(StopRequest(local_port=ports[0]))
             stopped = stage.forwards.carried()
             assert (stopped.sent, stopped.opened, stopped.open) == (200, 2, 1)
+            await stage.forwards.stop(StopRequest(local_port=ports[1], drain=True))
+            assert stage.forwards.states() == {"draining": 1}
+            assert stage.forwards.carried().sent == 200
             await stage.forwards.stop(StopRequest(local_port=ports[1]))
         assert stage.forwards.states() == {}
         await stage.forwards.start(order(ports[0]))
         total = stage.forwards.carried()
         assert (total.sent, total.opened, total.open) == (200, 2, 0)
+
+
+@on_both
+async def test_what_was_carried_never_shrinks(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """Not even in the middle of stopping a forward is there less than before."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        stage.link.down()
+        with await stage.client(port):
+            await becomes(lambda: stage.link._up._waiters, PATIENCE)
+            stage.forwards._forwards[port].tally.sent += 100
+            stopping = asyncio.ensure_future(stage.forwards.stop(StopRequest(local_port=port)))
+            turns = 0
+            while not stopping.done():
+                assert stage.forwards.carried().sent == 100
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns > 1
+            assert stage.forwards.carried().sent == 100
 
 
 @on_both
