@@ -276,14 +276,19 @@ class Agent:
         return await self._control.ask("port.forward", call, ForwardStatus)
 
     async def _ask_list(self, call: OnSpace) -> ForwardList:
-        if call.source is None:
+        if self._is_own(call.source):
             return self._forwards.list()
         return await self._control.ask("port.list", call, ForwardList)
 
     async def _ask_stop(self, call: StopCall) -> ForwardStatus:
-        if call.source is None and not self._control.connected:
+        if self._is_own(call.source) and not self._control.connected:
             return await self._forwards.stop_alone(StopRequest(local_port=call.local_port, drain=call.drain))
         return await self._control.ask("port.stop", call, ForwardStatus)
+
+    def _is_own(self, source: str | None) -> bool:
+        """Whether this means our own space, of which we know without the server."""
+        membership = self._credentials.membership
+        return source is None or source in (membership.space_id, membership.space)
 
     async def _ask_apply(self, call: ApplyCall) -> Applied:
         return await self._control.ask("port.apply", call, Applied)

@@ -118,12 +118,13 @@ def test_killed_source(own: Site, figure: Figure, path: str) -> None:
     "persistent forward stopped inside while the server is away", "stays stopped when it is back, and after a restart"
 )
 def test_stopped_forward_stays_stopped(own: Site, figure: Figure) -> None:
-    """`knot port stop` inside the space works without the server, and the server learns of it."""
+    """`knot port list` and `stop` inside the space, by its name or without, need no server; it learns of the stop."""
     with Ledger() as ledger:
         local = own.forward("direct", ledger.service().port, persistent=True)
         own.stop_server(kill=True)
         try:
-            own.near.knot("port", "stop", str(local))
+            assert f"  {local} -> direct:" in own.near.knot("port", "list", "near")
+            own.near.knot("port", "stop", "near", str(local))
             assert is_free(local)
         finally:
             own.start_server()
