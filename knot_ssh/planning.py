@@ -13,8 +13,8 @@ from knot_ssh.errors import KnotError, NotRunning
 from knot_ssh.names import Port
 from knot_ssh.wire import ApplyError, ForwardOrder, WantedForward
 
-Obstacle = Callable[[ForwardOrder], KnotError | None]
-"""Why a forward cannot be made here; None when nothing is in the way."""
+Obstacle = Callable[[WantedForward], KnotError | None]
+"""Why a forward cannot be made; None when nothing is in the way. Of several reasons the first that `forward` would give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def make_plan(standing: Mapping[Port, ForwardOrder], wanted: Sequence[WantedForw
         before = standing.get(order.local_port)
         if before and is_same(before, order):
             plan.unchanged.append(order)
-        elif error := obstacle(order) or target_obstacle(entry):
+        elif error := obstacle(entry):
             plan.errors.append(complaint_about(order, error))
         else:
             plan.make.append(order)
@@ -58,6 +58,11 @@ def source_obstacle(order: ForwardOrder, space: str) -> KnotError | None:
     if order.persistent:
         return None
     return NotRunning(f"the space {space!r} is not running; --persistent keeps the forward for when it starts")
+
+
+def stored_obstacle(wanted: WantedForward, space: str) -> KnotError | None:
+    """Whether a forward can be made on a source that does not run. Where both spaces are at fault the source is named."""
+    return source_obstacle(wanted.order, space) or target_obstacle(wanted)
 
 
 def complaint_about(order: ForwardOrder, error: KnotError) -> ApplyError:

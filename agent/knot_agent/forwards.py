@@ -20,7 +20,7 @@ from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import Conflict, HeldByFile, KnotError, NotFound
 from knot_ssh.names import Port
-from knot_ssh.planning import complaint_about, is_same, make_plan
+from knot_ssh.planning import complaint_about, is_same, make_plan, target_obstacle
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import (
     FORWARDS_MAX,
@@ -32,6 +32,7 @@ from knot_ssh.wire import (
     ForwardStatus,
     ReplacedForward,
     StopRequest,
+    WantedForward,
 )
 
 log = structlog.get_logger(__name__)
@@ -102,7 +103,7 @@ class Forwards:
         """Make these the forwards by command, and change no other; or find out what that would do."""
         async with self._changing:
             standing = self._commanded()
-            plan = make_plan(standing, request.forwards, lambda order: self._held_by_file(order.local_port))
+            plan = make_plan(standing, request.forwards, self._obstacle)
             made: list[ReplacedForward] = []
             errors = plan.errors
             for order in sorted([*plan.make, *self._unbound(plan.unchanged)], key=lambda order: order.local_port):
@@ -231,6 +232,10 @@ class Forwards:
         """The forwards by command, also those that the file covers."""
         commanded = {port: forward for port, forward in self._forwards.items() if forward.origin == "command"}
         return {port: forward.known_order for port, forward in commanded.items()} | self._covered
+
+    def _obstacle(self, wanted: WantedForward) -> KnotError | None:
+        """Why a forward cannot be made, as far as this can be known without its port."""
+        return target_obstacle(wanted) or self._held_by_file(wanted.order.local_port)
 
     def _held_by_file(self, port: Port) -> HeldByFile | None:
         forward = self._forwards.get(port)

@@ -107,6 +107,8 @@ class Link:
         """Take over what the hub says of the target, and try at once if it may be reached now."""
         if self._know(target):
             self._stop_attempt()  # at what is not true any more
+        if target.gone:
+            self._located_until = 0.0  # what the hub said before holds no more
         self._tell(Event.NEWS)
 
     def rename(self, name: SpaceName) -> None:

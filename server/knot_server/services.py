@@ -51,7 +51,7 @@ class Services:
         roster = Roster()
         revocations = Revocations(database, roster, certificate_lifetime)
         await revocations.load()
-        spaces = Spaces(database, authority, revocations)
+        spaces = Spaces(database, authority, revocations, roster)
         enrolment = Enrolment(database, authority, revocations, certificate_lifetime)
         forwarding = Forwarding(database, roster)
         renaming = Renaming(database, roster, enrolment, forwarding)

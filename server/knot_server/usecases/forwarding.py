@@ -18,7 +18,7 @@ from knot_server.store.schema import Space, StoredForward
 from knot_server.usecases.lookup import find_space, visible_space
 from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, OtherZone
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
-from knot_ssh.planning import make_plan, source_obstacle, target_obstacle
+from knot_ssh.planning import make_plan, stored_obstacle, target_obstacle
 from knot_ssh.wire import (
     FORWARDS_MAX,
     Applied,
@@ -57,14 +57,12 @@ class Forwarding:
             target = await visible_space(session, actor, request.space)
         wanted = self._wanted(space, target, request)
         order = wanted.order
-        if error := target_obstacle(wanted):
-            raise error
         async with self._roster.lock(space.space_id):
             agent = self._roster.get(space.space_id)
+            if error := target_obstacle(wanted) if agent else stored_obstacle(wanted, space.name):
+                raise error
             if agent is not None:
                 return await self._start(agent, space, order)
-            if error := source_obstacle(order, space.name):
-                raise error
             others = [stored for stored in await self.stored(space.space_id) if stored.local_port != order.local_port]
             if len(others) >= FORWARDS_MAX:
                 raise Conflict(f"the space {space.name!r} has {FORWARDS_MAX} forwards, the most there may be")
@@ -209,7 +207,7 @@ class Forwarding:
 
     async def _apply_stored(self, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool) -> ApplyAnswer:
         standing = {order.local_port: order for order in await self.stored(space.space_id)}
-        plan = make_plan(standing, wanted, lambda order: source_obstacle(order, space.name))
+        plan = make_plan(standing, wanted, lambda entry: stored_obstacle(entry, space.name))
         if not dry_run:
             await self._change(space, plan.make, plan.stop)
         made = [ReplacedForward(order=order, replaced=standing.get(order.local_port)) for order in plan.make]

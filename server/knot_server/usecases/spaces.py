@@ -12,12 +12,14 @@ from knot_keys.authority import Authority
 from knot_keys.jointoken import JoinToken as JoinTokenText
 from knot_keys.jointoken import hash_secret
 from knot_server.actor import Actor
+from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, Space
 from knot_server.usecases.lookup import visible_space
 from knot_server.usecases.renaming import check_free
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
+from knot_ssh.wire import Target
 
 TOKEN_LIFETIME = 30 * 60
 """Seconds in which a join token must be used: enough to start a container, too short to be found in a log next week."""
@@ -29,10 +31,11 @@ REUSABLE_USES = 1000
 class Spaces:
     """Use cases around spaces. Users see their own alone."""
 
-    def __init__(self, database: Database, authority: Authority, revocations: Revocations) -> None:
+    def __init__(self, database: Database, authority: Authority, revocations: Revocations, roster: Roster) -> None:
         self._database = database
         self._authority = authority
         self._revocations = revocations
+        self._roster = roster
 
     async def create(self, actor: Actor, name: SpaceName, zone: Zone) -> tuple[Space, str]:
         """Make a space and a join token for it; raises NameTaken."""
@@ -56,11 +59,12 @@ class Spaces:
             return space, self._add_token(session, space, reusable=reusable)
 
     async def delete(self, actor: Actor, reference: str) -> Space:
-        """Delete a space and cut its agent off at once; raises NotFound."""
+        """Delete a space, cut its agent off at once, and tell whoever has forwards to it; raises NotFound."""
         async with self._database.writing() as session:
             space = await visible_space(session, actor, reference)
             await self._forget(session, space)
         await self.cut([space.space_id], f"the space {space.name} was deleted")
+        await self._roster.tell_watchers(_gone(space))
         return space
 
     async def forget_all(self, session: AsyncSession, owner: Owner) -> list[SpaceId]:
@@ -95,6 +99,19 @@ class Spaces:
             )
         )
         return str(token)
+
+
+def _gone(space: Space) -> Target:
+    """A space that was deleted, as its watchers hear of it."""
+    return Target(
+        id=space.space_id,
+        name=space.space_name,
+        owner=Owner(space.owner),
+        zone=Zone(space.zone),
+        addresses=[],
+        running=False,
+        gone=True,
+    )
 
 
 async def drop_old_tokens(database: Database) -> None:

@@ -319,6 +319,17 @@ async def test_deleted_target_is_asked_for_once(world: World, credentials: Crede
     await link.close()
 
 
+async def test_told_that_the_target_was_deleted(world: World, credentials: Credentials) -> None:
+    """What the hub has said of a target that does not run is forgotten when it says that the target was deleted."""
+    async with linked(world, credentials) as link:
+        world.located = AWAY
+        link.update(AWAY)
+        await becomes(lambda: link.state == Down("the target is not running"))
+        world.gone = True
+        link.update(AWAY.model_copy(update={"gone": True}))
+        await becomes(lambda: link.state == Down("target gone", gone=True))
+
+
 async def test_silent_hub(world: World, credentials: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the hub says nothing each attempt ends soon, so that the known address is tried again and again."""
     monkeypatch.setattr(module, "LOCATE_PATIENCE", 0.01)

@@ -27,9 +27,9 @@ from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import Spaces
 from knot_server.usecases.users import Users, add_user
-from knot_ssh.errors import NotFound, PortTaken, Unavailable
+from knot_ssh.errors import KnotError, NotFound, PortTaken, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
-from knot_ssh.planning import make_plan
+from knot_ssh.planning import make_plan, target_obstacle
 from knot_ssh.rpc import Method
 from knot_ssh.wire import (
     ApplyAnswer,
@@ -46,6 +46,7 @@ from knot_ssh.wire import (
     Revoked,
     StopRequest,
     Target,
+    WantedForward,
 )
 from tests.unit.conversations import conversation
 
@@ -98,8 +99,8 @@ class FakeAgent:
         """As a real agent does, but for connections."""
         before = dict(self.forwards)
 
-        def obstacle(order: ForwardOrder) -> PortTaken | None:
-            return PortTaken() if int(order.local_port) in self.taken else None
+        def obstacle(wanted: WantedForward) -> KnotError | None:
+            return target_obstacle(wanted) or (PortTaken() if int(wanted.order.local_port) in self.taken else None)
 
         plan = make_plan(before, request.forwards, obstacle)
         if not request.dry_run:
@@ -226,7 +227,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     authority = Authority.create(folder)
     roster = Roster()
     revocations = Revocations(database, roster, LIFETIME)
-    spaces = Spaces(database, authority, revocations)
+    spaces = Spaces(database, authority, revocations, roster)
     enrolment = Enrolment(database, authority, revocations)
     forwarding = Forwarding(database, roster)
     async with database.writing() as session:

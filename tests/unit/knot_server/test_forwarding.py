@@ -23,6 +23,7 @@ from knot_ssh.errors import (
 )
 from knot_ssh.names import Port, SpaceId
 from knot_ssh.wire import FORWARDS_MAX, Applied, ApplyRequest, ForwardRequest, ForwardStatus, StoppedForward, StopRequest
+from tests.support.waiting import becomes
 from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, FakeAgent, World
 
 PORT = Port(8080)
@@ -130,6 +131,17 @@ async def test_passing_forward_in_place_of_a_persistent_one(scene: Scene) -> Non
     assert scene.stored() == []
 
 
+async def test_watchers_hear_of_a_deleted_target(scene: Scene) -> None:
+    """Who has a forward to a space that does not run is told when that is deleted."""
+    scene.stopped(scene.backend)
+    await scene.forward(force=True)
+    scene.agent.told.clear()
+    scene.agent.news.clear()
+    await scene.world.spaces.delete(ALICE, "backend")
+    await scene.agent.news.wait()
+    await becomes(lambda: "backend" in scene.agent.told)
+
+
 async def test_force_needs_no_running_target(scene: Scene) -> None:
     """With force, a forward is made to a target that is not running."""
     scene.stopped(scene.backend)
@@ -168,6 +180,17 @@ async def test_source_that_is_not_running(scene: Scene) -> None:
     """A forward that is not persistent needs a running source, even with force."""
     scene.stopped(scene.frontend)
     assert "--persistent" in await scene.refusal(NotRunning, force=True)
+
+
+async def test_neither_is_running(scene: Scene) -> None:
+    """Where both spaces are at fault the source is named, by `forward` as by `apply`."""
+    scene.stopped(scene.frontend)
+    scene.stopped(scene.backend)
+    said = await scene.refusal(NotRunning)
+    assert "the space 'frontend' is not running" in said
+    request = ForwardRequest(local_port=PORT, space="backend", remote_port=Port(3000))
+    applied = await scene.world.forwarding.apply(ALICE, "frontend", ApplyRequest(forwards=[request]))
+    assert [error.error for error in applied.errors] == [said]
 
 
 async def test_forward_to_itself(scene: Scene) -> None:

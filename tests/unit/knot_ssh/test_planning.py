@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from knot_ssh.errors import HeldByFile, KnotError
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
-from knot_ssh.planning import Plan, is_same, make_plan, source_obstacle
+from knot_ssh.planning import Plan, is_same, make_plan, stored_obstacle, target_obstacle
 from knot_ssh.wire import ForwardOrder, Target, WantedForward
 
 TARGETS = [
@@ -28,8 +28,8 @@ standings = st.lists(orders, unique_by=lambda order: order.local_port)
 wishes = st.lists(st.builds(WantedForward, order=orders, force=st.booleans()), unique_by=lambda wanted: wanted.order.local_port)
 
 
-def held(order: ForwardOrder) -> KnotError | None:
-    return HeldByFile() if order.local_port == HELD else None
+def held(wanted: WantedForward) -> KnotError | None:
+    return target_obstacle(wanted) or (HeldByFile() if wanted.order.local_port == HELD else None)
 
 
 def planned(standing: list[ForwardOrder], wanted: list[WantedForward]) -> Plan:
@@ -98,6 +98,6 @@ def test_what_does_not_run_is_named() -> None:
     [error] = planned([], [WantedForward(order=order, force=False)]).errors
     assert (error.code, "target space 'away'" in error.error) == ("not_running", True)
     assert planned([], [WantedForward(order=order, force=True)]).make == [order]
-    complaint = source_obstacle(order.model_copy(update={"target": running}), "frontend")
-    assert complaint
-    assert "the space 'frontend' is not running" in str(complaint)
+    for target in (running, away):
+        wanted = WantedForward(order=order.model_copy(update={"target": target}), force=False)
+        assert "the space 'frontend' is not running" in str(stored_obstacle(wanted, "frontend"))
