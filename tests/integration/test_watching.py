@@ -165,7 +165,7 @@ def test_watch_on_a_terminal(agent: AgentOf, local: str) -> None:
 
 def test_watch_outlives_the_agent(pair: Pair) -> None:
     """An agent that goes away is told of, and one that comes back is listed again."""
-    agent = pair.system.space("restarts")
+    agent = pair.system.space("comes-back")
     with typed(agent, "port", "list", "--watch", "0.1") as command:
         command.wait_for("No active port forwards.")
         agent.stop()
