@@ -7,9 +7,11 @@ file's stands, and covers the other, which is there again once the file lets go 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
@@ -37,6 +39,10 @@ from knot_ssh.wire import (
 
 log = structlog.get_logger(__name__)
 
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+Change = Callable[Given, Coroutine[Any, Any, Result]]
+
 STOPPED = {"state": "stopped", "mode": None, "address": None, "reason": None, "link": None}
 """What a forward is once it is stopped."""
 
@@ -49,11 +55,23 @@ class Filed:
     bind: str = BIND_HOST
 
 
+def whole(change: Change[Given, Result]) -> Change[Given, Result]:
+    """Have a change made to its end, though whoever asked for it is cancelled: half of one is worse than either."""
+
+    @functools.wraps(change)
+    async def to_the_end(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        task = asyncio.ensure_future(change(*args, **kwargs))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody asks any more
+        return await asyncio.shield(task)
+
+    return to_the_end
+
+
 class Forwards:
-    """The forwards of one agent by local port."""
+    """The forwards of one agent by local port. Changes are made one after the other, each as a whole."""
 
     def __init__(self, plane: DataPlane, links: Links, patience: float, memory: Memory) -> None:
-        self.unresolved: list[ForwardStatus] = []
+        self.unresolved: dict[Port, ForwardStatus] = {}
         """What the agent's file asks for and cannot be made yet."""
         self.file_error: str | None = None
         """What is wrong with that file."""
@@ -72,6 +90,7 @@ class Forwards:
 
     # By command
 
+    @whole
     async def start(self, order: ForwardOrder) -> ForwardStarted:
         """Make a forward, or replace the one on that port; the port is bound when this returns.
 
@@ -85,6 +104,7 @@ class Forwards:
             self._remember()
             return started
 
+    @whole
     async def stop(self, request: StopRequest) -> ForwardStatus:
         """Stop a forward, and reset its connections or let them drain; raises NotFound or HeldByFile."""
         async with self._changing:
@@ -99,6 +119,7 @@ class Forwards:
             self._memory.note_stopped(order)
         return await self.stop(request)
 
+    @whole
     async def apply(self, request: ApplyOrder) -> ApplyAnswer:
         """Make these the forwards by command, and change no other; or find out what that would do."""
         async with self._changing:
@@ -122,6 +143,7 @@ class Forwards:
                 self._remember()
             return ApplyAnswer(applied=made, stopped=plan.stop, errors=sorted(errors, key=lambda error: error.local_port))
 
+    @whole
     async def restore(self, stored: Sequence[ForwardOrder]) -> None:
         """Make the persistent forwards what the server has stored; others stay as they are."""
         wanted = {order.local_port: order for order in stored}
@@ -141,6 +163,7 @@ class Forwards:
 
     # By the agent's file
 
+    @whole
     async def set_filed(self, wanted: Sequence[Filed]) -> None:
         """Make these the forwards by the agent's file; those that are so already are not touched."""
         by_port = {filed.order.local_port: filed for filed in wanted}
@@ -187,14 +210,14 @@ class Forwards:
     def list(self) -> ForwardList:
         """All of them, by local port."""
         known = {forward.order.local_port: forward.status() for forward in self._draining}
-        known |= {status.local_port: status for status in self.unresolved}
+        known |= self.unresolved
         known |= {port: forward.status() for port, forward in self._forwards.items()}
         return ForwardList(forwards=[known[port] for port in sorted(known)], file_error=self.file_error)
 
     def states(self) -> Counter[str]:
         """How many forwards there are in each state."""
         standing = Counter(forward.state.value for forward in (*self._forwards.values(), *self._draining))
-        return standing + Counter(status.state for status in self.unresolved)
+        return standing + Counter(status.state for status in self.unresolved.values())
 
     def carried(self) -> Tally:
         """What all forwards have carried since the agent was started, those that are no more included."""
@@ -218,8 +241,8 @@ class Forwards:
 
     async def close(self) -> None:
         """Stop every forward; what was persistent stays remembered."""
-        self._closing = True
         async with self._changing:
+            self._closing = True
             for port in list(self._forwards):
                 await self._stop(port)
             for forward in list(self._draining):
@@ -239,7 +262,7 @@ class Forwards:
 
     def _held_by_file(self, port: Port) -> HeldByFile | None:
         forward = self._forwards.get(port)
-        if forward is None or forward.origin != "file":
+        if forward.origin == "command" if forward else port not in self.unresolved:
             return None
         return HeldByFile(f"the forward on port {port} is made by the agent's settings file: change it there")
 

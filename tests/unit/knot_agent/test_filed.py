@@ -17,7 +17,7 @@ from knot_agent.forwards import Filed, Forwards
 from knot_agent.memory import Memory
 from knot_agent.settingsfile import SettingsFile
 from knot_ssh.errors import KnotError, NotFound, OtherZone, Unavailable
-from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
+from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
 from knot_ssh.wire import ForwardStatus, Target
 from tests.support.waiting import becomes
 
@@ -46,7 +46,7 @@ class FakeForwards:
     def __init__(self) -> None:
         self.held: list[Filed] = []
         self.history: list[list[int]] = []
-        self.unresolved: list[ForwardStatus] = []
+        self.unresolved: dict[Port, ForwardStatus] = {}
         self.file_error: str | None = None
 
     async def set_filed(self, wanted: Sequence[Filed]) -> None:
@@ -63,7 +63,7 @@ class FakeForwards:
 
     @property
     def waiting(self) -> list[tuple[int, str, str | None]]:
-        return [(int(status.local_port), status.state, status.reason) for status in self.unresolved]
+        return [(int(status.local_port), status.state, status.reason) for status in self.unresolved.values()]
 
 
 class FakeHub:
@@ -170,7 +170,7 @@ async def test_hub_away(tmp_path: Path) -> None:
     async with scene(tmp_path, forwards(WEB), "web", error=AWAY) as stage:
         await becomes(lambda: stage.hub.asked)
         assert stage.forwards.waiting == [(8080, "waiting", NOT_SAID)]
-        [shown] = stage.forwards.unresolved
+        [shown] = stage.forwards.unresolved.values()
         assert (shown.origin, shown.space, shown.space_id, shown.persistent) == ("file", "web", None, False)
         stage.hub.error = None
         stage.filed.ask_again()

@@ -631,6 +631,21 @@ async def test_dry_run(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> N
         assert made(planned) == (sorted([changed, new]), [gone], [busy])
 
 
+@on_both
+async def test_apply_goes_to_its_end(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """Once it has begun a change is made as a whole, though whoever asked for it is cancelled in the middle."""
+    for moments in range(1, 5):
+        async with scene(plane, tmp_path) as stage:
+            with taken(ports[0]):
+                await stage.forwards.restore([order(port) for port in ports])
+            asking = asyncio.ensure_future(stage.forwards.apply(applying(order(ports[1], OTHER))))
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await stage.forwards.stop(StopRequest(local_port=ports[1]))
+            assert (stage.forwards.list().forwards, stage.remembered()) == ([], [])
+
+
 # Draining
 
 
@@ -750,6 +765,22 @@ async def test_one_line_of_a_file(plane: DataPlane, tmp_path: Path, ports: list[
         assert stage.forwards._forwards == before
         assert [status.space for status in stage.forwards.list().forwards].count("other") == 1
         assert (stage.link.holders, stage.links[OTHER].holders) == (held - 1, 1)
+
+
+@on_both
+async def test_file_wants_a_port(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> None:
+    """A forward of the file that cannot be made yet is shown, and no command changes it; one by command that is there stays."""
+    wanted, both = ports[:2]
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(both))
+        status = stage.status(both).model_copy(update={"state": "waiting", "origin": "file", "space_id": None})
+        for port in (wanted, both):
+            stage.forwards.unresolved[port] = status.model_copy(update={"local_port": port})
+        assert [stage.state(wanted), stage.status(both).origin] == ["waiting", "command"]
+        for refused in (stage.forwards.start(order(wanted)), stage.forwards.stop(StopRequest(local_port=wanted))):
+            with pytest.raises(HeldByFile):
+                await refused
+        assert made(await stage.forwards.apply(applying(order(wanted)))) == ([], [both], [wanted])
 
 
 @on_both
