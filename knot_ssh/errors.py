@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from knot_ssh.words import printable
+
+SENTENCE_LIMIT = 1000
+"""Characters of a sentence from the other side that are shown."""
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
@@ -167,4 +171,4 @@ def codes() -> list[str]:
 
 def error_for(code: str, message: str) -> KnotError:
     """The error that the other side raised. An unknown code gives the base class, never a failure of its own."""
-    return _classes(KnotError).get(code, KnotError)(message)
+    return _classes(KnotError).get(code, KnotError)(printable(message, SENTENCE_LIMIT))

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from knot_ssh.addresses import Address
-from knot_ssh.errors import BadInput
+from knot_ssh.errors import SENTENCE_LIMIT, BadInput
 from knot_ssh.names import LABEL, PORT_MAX, QUOTED_LIMIT, Owner, Port, SpaceId, SpaceName, Zone, space_reference
+from knot_ssh.words import printable
 
 
 def _checked_reference(text: str) -> str:
@@ -64,6 +65,14 @@ class Nothing(Message):
     """For requests without parameters."""
 
 
+def _fit_for_people(text: str) -> str:
+    return printable(text, SENTENCE_LIMIT)
+
+
+Sentence = Annotated[str, AfterValidator(_fit_for_people)]
+"""Text from the other side, as a terminal may show it."""
+
+
 # Forwards
 
 
@@ -97,7 +106,7 @@ class AppliedForward(Message):
     """A forward as `apply` answers it."""
 
     local_port: Port
-    space: str = Field(description="The target's name.")
+    space: SpaceName = Field(description="The target's name.")
     remote_port: Port
     persistent: StrictBool
 
@@ -106,8 +115,8 @@ class ApplyError(Message):
     """Why a forward could not be made; what stood on that port before still stands."""
 
     local_port: Port
-    error: str
-    code: str = Field(description="Names the kind of error, for scripts.")
+    error: Sentence
+    code: Sentence = Field(description="Names the kind of error, for scripts.")
 
 
 class Applied(Message):
@@ -126,7 +135,7 @@ class Counters(Message):
     open: int = Field(description="Connections that are open now.")
     total: int = Field(description="Connections that were opened.")
     refused: int = Field(description="Connections that could not be carried.")
-    last_error: str | None = Field(default=None, description="Why the last of those could not.")
+    last_error: Sentence | None = Field(default=None, description="Why the last of those could not.")
     since: AwareDatetime
 
 
@@ -145,16 +154,16 @@ class ForwardStatus(Message):
     """A forward as `list` shows it."""
 
     local_port: Port
-    bind: str = Field(default="127.0.0.1", description="The address that the local port is bound at.")
+    bind: Sentence = Field(default="127.0.0.1", description="The address that the local port is bound at.")
     origin: Origin = Field(default="command", description="`file`: the agent's settings file, which alone can change it.")
-    space: str = Field(description="The target's name.")
+    space: SpaceReference = Field(description="The target's name.")
     space_id: SpaceId | None = Field(description="The target's id; null while no server has told it.")
     remote_port: Port
     persistent: StrictBool
     mode: Literal["direct", "relay"] | None = Field(default=None, description="How the target is reached at this moment.")
     state: Literal["starting", "listening", "waiting", "failed", "draining", "stopped"]
-    reason: str | None = Field(default=None, description="Why it waits or failed.")
-    address: str | None = Field(default=None, description="The address in use: the target's, or the hub's for `relay`.")
+    reason: Sentence | None = Field(default=None, description="Why it waits or failed.")
+    address: Sentence | None = Field(default=None, description="The address in use: the target's, or the hub's for `relay`.")
     counters: Counters | None = Field(default=None, description="Of this forward, while its agent runs.")
     link: LinkStatus | None = Field(default=None, description="Of the link below it, while there is one.")
 
@@ -163,7 +172,7 @@ class ForwardList(Message):
     """The forwards of one space, ordered by local port."""
 
     forwards: list[ForwardStatus]
-    file_error: str | None = Field(
+    file_error: Sentence | None = Field(
         default=None,
         description="What is wrong with the agent's settings file, and where: its forwards stay as they last were.",
     )

@@ -67,6 +67,8 @@ class Document:
     @classmethod
     def parse(cls, text: str, name: str) -> Document:
         """Read YAML text; raises BadInput as `name:line: what is wrong`."""
+        if text.lstrip().startswith("{"):  # perhaps JSON, where a tab is a space, and stands in no string as such
+            text = text.replace("\t", " ")
         try:
             loader = _Loader(text)
             root = loader.get_single_node()
@@ -150,7 +152,7 @@ def _scalar(loader: _Loader, node: Node) -> Any:
     """The value of a plain word, number or date."""
     try:
         return loader.construct_object(node, deep=True)
-    except (ValueError, OverflowError):
+    except (ValueError, ArithmeticError, LookupError, AttributeError):  # what PyYAML meets behind an explicit tag
         raise _marked("that value is not one of its kind", node) from None
 
 

@@ -54,6 +54,17 @@ class Present:
     report: AgentReport | None = None
     """What it has said of itself last."""
 
+    async def order(self, method: str, params: BaseModel, answer: type[Answer]) -> Answer:
+        """Have the agent change something; raises as `ask` does.
+
+        One that gives no answer may have done it or not. It is cut off, so that it comes anew and hears what holds.
+        """
+        try:
+            return await self.ask(method, params, answer)
+        except Unavailable:
+            self.line.abort()
+            raise
+
     async def ask(self, method: str, params: BaseModel, answer: type[Answer]) -> Answer:
         """Call the agent; raises what it refused with, or Unavailable when it is gone, silent, or makes no sense."""
         try:

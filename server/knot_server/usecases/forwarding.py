@@ -7,7 +7,7 @@ nothing changed (but for an agent that does not answer: then nobody knows, and `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import delete, select
 
@@ -16,9 +16,9 @@ from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Space, StoredForward
 from knot_server.usecases.lookup import find_space, visible_space
-from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, OtherZone
+from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, OtherZone, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
-from knot_ssh.planning import make_plan, stored_obstacle, target_obstacle
+from knot_ssh.planning import is_same, make_plan, stored_obstacle, target_obstacle
 from knot_ssh.wire import (
     FORWARDS_MAX,
     Applied,
@@ -84,7 +84,7 @@ class Forwarding:
         async with self._roster.lock(space.space_id):
             agent = self._roster.get(space.space_id)
             if agent is not None:
-                answer = await self._apply_running(agent, space, ApplyOrder(forwards=wanted, dry_run=request.dry_run))
+                answer = await self._apply_running(agent, space, wanted, dry_run=request.dry_run)
             else:
                 answer = await self._apply_stored(space, wanted, dry_run=request.dry_run)
         return Applied(
@@ -137,7 +137,7 @@ class Forwarding:
         return [
             ForwardOrder(
                 local_port=Port(row.local_port),
-                target=self._target(target) if target else _gone(row, source),
+                target=self._target(target) if target and target.principal == source.principal else _gone(row, source),
                 remote_port=Port(row.remote_port),
                 persistent=True,
             )
@@ -183,7 +183,7 @@ class Forwarding:
         return WantedForward(order=order, force=request.force)
 
     async def _start(self, agent: Present, space: Space, order: ForwardOrder) -> ForwardStatus:
-        started = await agent.ask("forward.start", order, ForwardStarted)
+        started = await agent.order("forward.start", order, ForwardStarted)
         self._roster.watch(agent, [order.target.id])
         try:
             await self._change(space, [order], [])
@@ -192,11 +192,17 @@ class Forwarding:
             raise
         return started.status
 
-    async def _apply_running(self, agent: Present, space: Space, order: ApplyOrder) -> ApplyAnswer:
-        answer = await agent.ask("forward.apply", order, ApplyAnswer)
-        if order.dry_run:
+    async def _apply_running(
+        self, agent: Present, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool
+    ) -> ApplyAnswer:
+        answer = await agent.order("forward.apply", ApplyOrder(forwards=list(wanted), dry_run=dry_run), ApplyAnswer)
+        orders = {entry.order.local_port: entry.order for entry in wanted}
+        if not _answers(answer, orders):
+            agent.line.abort()
+            raise Unavailable("the agent of that space answered what it was not asked; `knot port list` tells how it stands")
+        if dry_run:
             return answer
-        made = [change.order for change in answer.applied]
+        made = [orders[change.order.local_port] for change in answer.applied]
         self._roster.watch(agent, {order.target.id for order in made})
         try:
             await self._change(space, made, answer.stopped)
@@ -219,7 +225,7 @@ class Forwarding:
         if agent is None:
             return None
         try:
-            return await agent.ask("forward.stop", request, ForwardStatus)
+            return await agent.order("forward.stop", request, ForwardStatus)
         except NotFound:
             return None
 
@@ -245,15 +251,30 @@ class Forwarding:
         )
 
 
+def _answers(answer: ApplyAnswer, orders: Mapping[Port, ForwardOrder]) -> bool:
+    """Whether an agent speaks of what it was told to do. What it says is not ours to store, and leads nowhere else."""
+    made = {
+        change.order.local_port: is_same(change.order, orders[change.order.local_port])
+        for change in answer.applied
+        if change.order.local_port in orders
+    }
+    return (
+        len(made) == len(answer.applied)
+        and all(made.values())
+        and all(error.local_port in orders for error in answer.errors)
+        and not any(order.local_port in orders for order in answer.stopped)
+    )
+
+
 async def _put_back(agent: Present, made: Sequence[ReplacedForward], stopped: Sequence[ForwardOrder]) -> None:
     """Have an agent undo what the store does not know of."""
     for change in made:
         if change.replaced:
-            await agent.ask("forward.start", change.replaced, ForwardStarted)
+            await agent.order("forward.start", change.replaced, ForwardStarted)
         else:
-            await agent.ask("forward.stop", StopRequest(local_port=change.order.local_port), ForwardStatus)
+            await agent.order("forward.stop", StopRequest(local_port=change.order.local_port), ForwardStatus)
     for order in stopped:
-        await agent.ask("forward.start", order, ForwardStarted)
+        await agent.order("forward.start", order, ForwardStarted)
 
 
 def _refuse_twice(forwards: Sequence[ForwardRequest]) -> None:

@@ -57,6 +57,16 @@ EU, US = Zone("eu"), Zone("us")
 
 
 @dataclass
+class Line:
+    """A connection that knows whether it was aborted."""
+
+    aborted: bool = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@dataclass
 class FakeAgent:
     """Holds forwards in a dictionary, and remembers what it was told: serials, then keys, farewells, and targets' names.
 
@@ -66,6 +76,9 @@ class FakeAgent:
     forwards: dict[Port, ForwardOrder] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
     mute: bool = False
+    line: Line = field(default_factory=Line)
+    lie: ApplyAnswer | None = None
+    """Its answer to any list."""
     told: list[str] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -97,6 +110,8 @@ class FakeAgent:
 
     async def apply(self, request: ApplyOrder) -> ApplyAnswer:
         """As a real agent does, but for connections."""
+        if self.lie:
+            return self.lie
         before = dict(self.forwards)
 
         def obstacle(wanted: WantedForward) -> KnotError | None:
@@ -202,7 +217,7 @@ class World:
         """The space's agent is connected meanwhile."""
         fake = agent or FakeAgent()
         async with conversation({}, fake.methods()) as (peer, _):
-            present = Present(space.space_id, space.principal, peer, NoLine(), ["10.0.0.7:2022"])
+            present = Present(space.space_id, space.principal, peer, fake.line, ["10.0.0.7:2022"])
             self.roster.arrive(present)
             yield fake
             self.roster.leave(present)

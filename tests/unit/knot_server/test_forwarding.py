@@ -22,7 +22,18 @@ from knot_ssh.errors import (
     Unavailable,
 )
 from knot_ssh.names import Port, SpaceId
-from knot_ssh.wire import FORWARDS_MAX, Applied, ApplyRequest, ForwardRequest, ForwardStatus, StoppedForward, StopRequest
+from knot_ssh.wire import (
+    FORWARDS_MAX,
+    Applied,
+    ApplyAnswer,
+    ApplyError,
+    ApplyRequest,
+    ForwardRequest,
+    ForwardStatus,
+    ReplacedForward,
+    StoppedForward,
+    StopRequest,
+)
 from tests.support.waiting import becomes
 from tests.unit.knot_server.conftest import ALICE, BOB, EU, US, FakeAgent, World
 
@@ -356,13 +367,15 @@ async def test_stop_that_the_store_did_not_learn_of(scene: Scene) -> None:
 
 
 async def test_stop_that_the_agent_did_not_carry_out(scene: Scene) -> None:
-    """When the agent does not stop the forward, the error means that nothing changed: it is stored as before."""
+    """When the agent does not stop the forward it stays stored, and the agent is cut off: so it hears of that."""
     await scene.forward(persistent=True)
+    assert not scene.agent.line.aborted
     scene.agent.mute = True
     with pytest.raises(Unavailable):
         await scene.world.forwarding.stop(ALICE, "frontend", StopRequest(local_port=PORT))
     assert scene.stored() == [(8080, "backend", 3000)]
     assert scene.held() == {8080: ("backend", 3000)}
+    assert scene.agent.line.aborted
 
 
 async def test_stored_of_nobody(scene: Scene) -> None:
@@ -485,6 +498,38 @@ async def test_apply_that_the_store_did_not_learn_of(scene: Scene) -> None:
         )
     assert scene.held() == before
     assert scene.stored() == [(8001, "backend", 3000)]
+
+
+async def test_apply_of_what_was_not_asked(scene: Scene) -> None:
+    """An agent that speaks of other forwards than those it was told to hold is not believed, and nothing of it is stored."""
+    his = await scene.world.space(BOB, "his")
+    await scene.forward(persistent=True, local_port=8001)
+    before = scene.stored()
+    [asked] = scene.agent.forwards.values()
+    elsewhere = asked.target.model_copy(update={"id": his.space_id})
+    lies = [
+        ApplyAnswer(applied=[ReplacedForward(order=asked.model_copy(update=change))], stopped=[], errors=[])
+        for change in ({"target": elsewhere}, {"local_port": Port(9000)}, {"remote_port": Port(22)}, {"persistent": False})
+    ]
+    lies.append(ApplyAnswer(applied=[], stopped=[asked], errors=[]))
+    lies.append(ApplyAnswer(applied=[], stopped=[], errors=[ApplyError(local_port=Port(9000), error="no", code="failed")]))
+    for lie in lies:
+        scene.agent.lie = lie
+        for dry_run in (True, False):
+            with pytest.raises(Unavailable, match="was not asked"):
+                await scene.world.forwarding.apply(ALICE, "frontend", entries((8001, "backend"), dry_run=dry_run))
+        assert scene.agent.line.aborted
+    assert scene.stored() == before
+
+
+async def test_stored_forward_never_leaves_its_owner_and_zone(scene: Scene) -> None:
+    """Whatever the store says, a space of another owner or zone is no target: nothing is told of it."""
+    others = [await scene.world.space(BOB, "his"), await scene.world.space(ALICE, "far", US)]
+    await scene.forward(persistent=True)
+    for other in others:
+        scene.world.sql(f"UPDATE forwards SET target_id = '{other.id}'")
+        [order] = await scene.world.forwarding.stored(scene.frontend.space_id)
+        assert (order.target.gone, order.target.name, order.target.zone, order.target.addresses) == (True, "backend", "eu", [])
 
 
 async def test_agent_applies_to_its_own_space(scene: Scene) -> None:

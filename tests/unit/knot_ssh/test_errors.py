@@ -6,7 +6,7 @@ import pytest
 
 import knot_keys.certificates
 import knot_keys.connections
-from knot_ssh.errors import BadInput, KnotError, NotFound, NotRunning, Unavailable, error_for
+from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, NotRunning, Unavailable, error_for
 
 DEFINED_ELSEWHERE = (
     knot_keys.certificates.CertificateRefused,
@@ -69,3 +69,11 @@ def test_caught_by_what_it_is() -> None:
     assert isinstance(error_for("not_running", "x"), NotRunning.__bases__[0])
     assert error_for("not_running", "x").http_status == 409
     assert (BadInput.exit_code, NotFound.exit_code) == (2, 1)
+
+
+def test_words_of_the_other_side_are_harmless() -> None:
+    """A sentence from the other side can do nothing to a terminal, and is no novel."""
+    error = error_for("conflict", "no\x1b]0;title\x07 \x1b[2J\nknot: all is well " + "x" * 5000)
+    assert type(error) is Conflict
+    assert str(error).startswith("no\\x1b]0;title\\x07 \\x1b[2J knot: all is well x")
+    assert len(str(error)) < 1100

@@ -13,6 +13,7 @@ from knot_ssh import wire
 from knot_ssh.names import QUOTED_LIMIT
 from knot_ssh.wire import (
     CertificateRequest,
+    ForwardList,
     ForwardRequest,
     ForwardStates,
     ForwardStatus,
@@ -186,3 +187,14 @@ def test_reports_know_every_state() -> None:
     assert set(ForwardStates.model_fields) == set(status["state"]["enum"]) - {"stopped"}
     modes = next(kind["enum"] for kind in status["mode"]["anyOf"] if "enum" in kind)
     assert set(LinkModes.model_fields) == {*modes, "down"}
+
+
+def test_what_agents_say_is_harmless() -> None:
+    """Free text of an agent can do nothing to a terminal, and its names are names."""
+    escape = "\x1b[2Jgone\nknot: hm"
+    status = {"local_port": 1, "space": "a", "space_id": None, "remote_port": 2, "persistent": False, "state": "failed"}
+    shown = ForwardStatus.model_validate(status | {"reason": escape, "address": escape, "bind": escape})
+    assert {shown.reason, shown.address, shown.bind} == {"\\x1b[2Jgone knot: hm"}
+    assert ForwardList.model_validate({"forwards": [], "file_error": escape}).file_error == "\\x1b[2Jgone knot: hm"
+    with pytest.raises(ValidationError):
+        ForwardStatus.model_validate(status | {"space": escape})

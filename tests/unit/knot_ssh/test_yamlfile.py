@@ -162,3 +162,17 @@ def test_parts_of_what_has_none(text: str) -> None:
     assert document.only(["items"]).check(Settings) == Settings()
     with pytest.raises(BadInput, match=r"^f\.yaml:1: must be keys with values"):
         document.without(["items"]).check(Settings)
+
+
+@pytest.mark.parametrize(
+    "text", ["local: !!int ''", "local: !!bool x", "local: !!timestamp x", "local: !!float ''", "local: !!binary é"]
+)
+def test_explicit_tags(text: str) -> None:
+    """A value that is not what its tag says is an error with its line, like any other."""
+    with pytest.raises(BadInput, match=r"^f\.yaml:2: "):
+        Document.parse(f"a: 1\n{text}\n", "f.yaml")
+
+
+def test_json_with_tabs() -> None:
+    """JSON is taken however it is laid out."""
+    assert Document.parse('\n{\t"a":\t[\n\t\t1,\n\t\t"b c"\n\t]\n}\n', "f.json").values == {"a": [1, "b c"]}
