@@ -24,7 +24,8 @@ from knot_ssh.wire import FORWARDS_MAX, ForwardRequest, Message, SpaceReference,
 from knot_ssh.yamlfile import Document
 
 LOOPBACK = "127.0.0.1"
-KEYS = ("forwards", "allow_remote_bind")
+ALLOW = "allow_remote_bind"
+KEYS = ("forwards", ALLOW)
 """What of an agent's settings file is about forwards."""
 SETTINGS = "knot.settings"
 """Entry points of components that have settings: the model of each, by the component's name."""
@@ -133,8 +134,7 @@ def filed_forwards(document: Document) -> list[FiledForward]:
         if entry.bind != LOOPBACK and not part.allow_remote_bind:
             raise document.error(
                 ("forwards", index, "bind"),
-                f"others may reach {entry.bind}: an address other than {LOOPBACK} "
-                "needs `allow_remote_bind: true` at the top of this file",
+                f"{entry.bind} needs `allow_remote_bind: true` at the top of this file, as any address but {LOOPBACK}",
             )
     return [
         FiledForward(

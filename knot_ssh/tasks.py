@@ -7,12 +7,32 @@ task is forgotten, and no failure goes unseen.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+Change = Callable[Given, Coroutine[Any, Any, Result]]
+
+
+def whole(change: Change[Given, Result]) -> Change[Given, Result]:
+    """Have a change made to its end, though whoever asked for it is cancelled: half of one is worse than either.
+
+    It must not wait for whoever may cancel it.
+    """
+
+    @functools.wraps(change)
+    async def to_the_end(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        task = asyncio.ensure_future(change(*args, **kwargs))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody asks any more
+        return await asyncio.shield(task)
+
+    return to_the_end
 
 
 class Tasks:

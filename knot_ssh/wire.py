@@ -55,6 +55,19 @@ def _checked_address(text: str) -> str:
 HostPort = Annotated[str, Field(max_length=300), AfterValidator(_checked_address)]
 
 
+def _short_together(addresses: list[str]) -> list[str]:
+    if sum(map(len, addresses)) > ADDRESSES_LENGTH:
+        raise ValueError(f"must be shorter: at most {ADDRESSES_LENGTH} characters for all addresses together")
+    return addresses
+
+
+ADDRESSES_MAX = 16
+ADDRESSES_LENGTH = 1000
+"""Addresses of one agent, and characters of all: they go with each forward to it, and all forwards of a space have to fit into
+one message (`rpc.LINE_LIMIT`)."""
+Addresses = Annotated[list[HostPort], Field(max_length=ADDRESSES_MAX), AfterValidator(_short_together)]
+
+
 class Message(BaseModel):
     """An unknown field or a value of another type is an error, not a guess."""
 
@@ -302,7 +315,7 @@ class Hello(Message):
     """The agent's first word on its control link."""
 
     version: str
-    addresses: list[HostPort] = Field(max_length=16)
+    addresses: Addresses
     stopped: list[StoppedForward] = Field(
         default=[], max_length=PORT_MAX, description="To be forgotten, unless they were made anew since."
     )

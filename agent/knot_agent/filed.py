@@ -21,7 +21,7 @@ from knot_agent.memory import Memory
 from knot_agent.settings import AgentSettings
 from knot_agent.settingsfile import SettingsFile
 from knot_ssh.errors import BadInput, KnotError, NotFound, OtherZone
-from knot_ssh.forwardsfile import FiledForward
+from knot_ssh.forwardsfile import LOOPBACK, FiledForward
 from knot_ssh.names import SpaceId
 from knot_ssh.retrying import backoff, until_done
 from knot_ssh.tasks import Tasks
@@ -112,12 +112,18 @@ class FiledForwards:
         except BadInput as error:
             self._forwards.file_error = str(error)
             log.error("forwards of the file stay as they were", reason=str(error))
-            return False
+            return file.forbids_remote_bind(seen) and self._withdraw()
         self._forwards.file_error = None
         self._entries = reading.forwards or []
         self._compare(file.settings, reading.settings)
         log.info("forwards of the file read", file=str(file.path), forwards=len(self._entries))
         return True
+
+    def _withdraw(self) -> bool:
+        """Others are not to reach forwards any more; gives whether some were bound for them."""
+        before = self._entries
+        self._entries = [entry for entry in before if entry.bind == LOOPBACK]
+        return self._entries != before
 
     async def _steady(self, file: SettingsFile) -> bytes | str:
         """What is in the file, once it stays so for a moment: it may be being written."""
@@ -179,14 +185,21 @@ class FiledForwards:
         """Ask the hub for this one; None is its answer when it knows none, and without an answer nothing is put down."""
         async with self._room:
             try:
-                target = await self._locate(name)
-                found[name] = None if target.gone else target
-            except (NotFound, OtherZone):
-                found[name] = None
+                found[name] = await self._meant_by(name)
             except KnotError:
                 return  # it is away, and speaks first when it is back
             except Exception as error:
                 log.error("unforeseen error, trying again", exc_info=error)
+
+    async def _meant_by(self, name: str) -> Target | None:
+        """The space of that name; where there is none, the one that had it before, if it only has another name now."""
+        before = self._memory.filed_targets.get(name)
+        for reference in (name, *([before.id] if before else [])):
+            with contextlib.suppress(NotFound, OtherZone):
+                target = await self._locate(reference)
+                if not target.gone:
+                    return target
+        return None
 
     # What is to stand
 
@@ -213,6 +226,8 @@ class FiledForwards:
             elif name not in self._unknown:
                 self._unknown.add(name)
                 log.error("forwards of the file failed", reason=_unknown(name))
+            if target and not _means(name, target):
+                log.warning("the file calls a space by its old name", name=name, now=target.name)
 
     def _unresolved(self, entry: FiledForward) -> ForwardStatus:
         """How a forward stands whose target is not known."""

@@ -7,11 +7,10 @@ file's stands, and covers the other, which is there again once the file lets go 
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import overload
 
 import structlog
 
@@ -23,7 +22,7 @@ from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import Conflict, HeldByFile, KnotError, NotFound
 from knot_ssh.names import Port
 from knot_ssh.planning import complaint_about, is_same, make_plan, target_obstacle
-from knot_ssh.tasks import Tasks
+from knot_ssh.tasks import Tasks, whole
 from knot_ssh.wire import (
     FORWARDS_MAX,
     ApplyAnswer,
@@ -39,10 +38,6 @@ from knot_ssh.wire import (
 
 log = structlog.get_logger(__name__)
 
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
-Change = Callable[Given, Coroutine[Any, Any, Result]]
-
 STOPPED = {"state": "stopped", "mode": None, "address": None, "reason": None, "link": None}
 """What a forward is once it is stopped."""
 
@@ -53,18 +48,6 @@ class Filed:
 
     order: ForwardOrder
     bind: str = BIND_HOST
-
-
-def whole(change: Change[Given, Result]) -> Change[Given, Result]:
-    """Have a change made to its end, though whoever asked for it is cancelled: half of one is worse than either."""
-
-    @functools.wraps(change)
-    async def to_the_end(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        task = asyncio.ensure_future(change(*args, **kwargs))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # perhaps nobody asks any more
-        return await asyncio.shield(task)
-
-    return to_the_end
 
 
 class Forwards:
@@ -123,7 +106,7 @@ class Forwards:
     async def apply(self, request: ApplyOrder) -> ApplyAnswer:
         """Make these the forwards by command, and change no other; or find out what that would do."""
         async with self._changing:
-            standing = self._commanded()
+            standing = self._visible()
             plan = make_plan(standing, request.forwards, self._obstacle)
             made: list[ReplacedForward] = []
             errors = plan.errors
@@ -139,9 +122,15 @@ class Forwards:
                     made.append(ReplacedForward(order=order, replaced=standing.get(order.local_port)))
             if not request.dry_run:
                 for order in plan.stop:
-                    await self._stop_commanded(order.local_port)
+                    await self._stop(order.local_port)
+                wanted = {entry.order.local_port for entry in request.forwards}
+                self._covered = {port: order for port, order in self._covered.items() if port in wanted}
                 self._remember()
-            return ApplyAnswer(applied=made, stopped=plan.stop, errors=sorted(errors, key=lambda error: error.local_port))
+            return ApplyAnswer(
+                applied=[ReplacedForward(order=_brief(change.order), replaced=_brief(change.replaced)) for change in made],
+                stopped=[_brief(order) for order in plan.stop],
+                errors=sorted(errors, key=lambda error: error.local_port),
+            )
 
     @whole
     async def restore(self, stored: Sequence[ForwardOrder]) -> None:
@@ -208,11 +197,10 @@ class Forwards:
     # All of them
 
     def list(self) -> ForwardList:
-        """All of them, by local port."""
-        known = {forward.order.local_port: forward.status() for forward in self._draining}
-        known |= self.unresolved
-        known |= {port: forward.status() for port, forward in self._forwards.items()}
-        return ForwardList(forwards=[known[port] for port in sorted(known)], file_error=self.file_error)
+        """All of them, by local port; what drains before what has taken its port."""
+        standing = self.unresolved | {port: forward.status() for port, forward in self._forwards.items()}
+        listed = [*(forward.status() for forward in self._draining), *standing.values()]
+        return ForwardList(forwards=sorted(listed, key=lambda status: status.local_port), file_error=self.file_error)
 
     def states(self) -> Counter[str]:
         """How many forwards there are in each state."""
@@ -253,8 +241,11 @@ class Forwards:
 
     def _commanded(self) -> dict[Port, ForwardOrder]:
         """The forwards by command, also those that the file covers."""
-        commanded = {port: forward for port, forward in self._forwards.items() if forward.origin == "command"}
-        return {port: forward.known_order for port, forward in commanded.items()} | self._covered
+        return self._visible() | self._covered
+
+    def _visible(self) -> dict[Port, ForwardOrder]:
+        """Those that stand."""
+        return {port: forward.known_order for port, forward in self._forwards.items() if forward.origin == "command"}
 
     def _obstacle(self, wanted: WantedForward) -> KnotError | None:
         """Why a forward cannot be made, as far as this can be known without its port."""
@@ -375,3 +366,12 @@ class Forwards:
         if not self._closing:
             standing = self._commanded()
             self._memory.keep_forwards([standing[port] for port in sorted(standing) if standing[port].persistent])
+
+
+@overload
+def _brief(order: ForwardOrder) -> ForwardOrder: ...
+@overload
+def _brief(order: None) -> None: ...
+def _brief(order: ForwardOrder | None) -> ForwardOrder | None:
+    """Without the target's addresses, which the hub knows."""
+    return order and order.model_copy(update={"target": order.target.model_copy(update={"addresses": []})})

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from knot_ssh.dataplane.limits import Limits
-from knot_ssh.wire import HostPort
+from knot_ssh.wire import Addresses, HostPort
 
 Cipher = Literal[
     "aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr", "aes128-ctr"
@@ -52,7 +52,7 @@ class AgentSettings(BaseModel):
         default=None,
         description=f"Where the endpoint listens (flag --listen); {DEFAULT_LISTEN} unless given.",
     )
-    advertise: list[HostPort] | None = Field(
+    advertise: Addresses | None = Field(
         default=None,
         min_length=1,
         max_length=16,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from knot_agent.settings import AgentSettings
 from knot_ssh.errors import BadInput
-from knot_ssh.forwardsfile import KEYS, FiledForward, filed_forwards
+from knot_ssh.forwardsfile import ALLOW, KEYS, FiledForward, filed_forwards
 from knot_ssh.yamlfile import Document
 
 
@@ -46,6 +46,16 @@ class SettingsFile:
         document = Document.decode(seen, str(self.path))
         settings = document.without(KEYS).check(AgentSettings)
         return Reading(settings, None if document.is_empty else filed_forwards(document))
+
+    def forbids_remote_bind(self, seen: bytes | str) -> bool:
+        """Whether that can be read, and does not allow forwards for others, whatever else is wrong with it."""
+        if isinstance(seen, str):
+            return False
+        try:
+            document = Document.decode(seen, str(self.path))
+        except BadInput:
+            return False
+        return isinstance(document.values, dict) and document.values.get(ALLOW) is not True
 
     @property
     def emptied(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import structlog
 from sqlalchemy import delete, select
 
 from knot_server.actor import Actor
@@ -19,6 +20,7 @@ from knot_server.usecases.lookup import find_space, visible_space
 from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, OtherZone, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
 from knot_ssh.planning import is_same, make_plan, stored_obstacle, target_obstacle
+from knot_ssh.tasks import whole
 from knot_ssh.wire import (
     FORWARDS_MAX,
     Applied,
@@ -39,6 +41,8 @@ from knot_ssh.wire import (
     WantedForward,
 )
 
+log = structlog.get_logger(__name__)
+
 
 class Forwarding:
     """Make, list and stop forwards, one by one or all at once."""
@@ -47,6 +51,7 @@ class Forwarding:
         self._database = database
         self._roster = roster
 
+    @whole
     async def forward(self, actor: Actor, source: str | None, request: ForwardRequest) -> ForwardStatus:
         """Make a forward, or replace the one on that port.
 
@@ -69,6 +74,7 @@ class Forwarding:
             await self._change(space, [order], [])
             return _not_running(order)
 
+    @whole
     async def apply(self, actor: Actor, source: str | None, request: ApplyRequest) -> Applied:
         """Make a space's forwards exactly these, but for those of its agent's file; or tell what that would change.
 
@@ -102,6 +108,7 @@ class Forwarding:
             return await agent.ask("forward.list", Nothing(), ForwardList)
         return ForwardList(forwards=[_not_running(order) for order in await self.stored(space.space_id)])
 
+    @whole
     async def stop(self, actor: Actor, source: str | None, request: StopRequest) -> ForwardStatus:
         """Stop a forward and forget it. Raises NotFound for a space or a port that has none, HeldByFile."""
         local_port = request.local_port
@@ -205,7 +212,7 @@ class Forwarding:
         made = [orders[change.order.local_port] for change in answer.applied]
         self._roster.watch(agent, {order.target.id for order in made})
         try:
-            await self._change(space, made, answer.stopped)
+            await self._change(space, made, [row for row in await self.stored(space.space_id) if row.local_port not in orders])
         except KnotError:
             await _put_back(agent, answer.applied, answer.stopped)
             raise
@@ -267,14 +274,18 @@ def _answers(answer: ApplyAnswer, orders: Mapping[Port, ForwardOrder]) -> bool:
 
 
 async def _put_back(agent: Present, made: Sequence[ReplacedForward], stopped: Sequence[ForwardOrder]) -> None:
-    """Have an agent undo what the store does not know of."""
-    for change in made:
-        if change.replaced:
-            await agent.order("forward.start", change.replaced, ForwardStarted)
-        else:
-            await agent.order("forward.stop", StopRequest(local_port=change.order.local_port), ForwardStatus)
-    for order in stopped:
-        await agent.order("forward.start", order, ForwardStarted)
+    """Have an agent undo what the store does not know of. Where that fails it is cut off: a welcome sets it right."""
+    try:
+        for change in made:
+            if change.replaced:
+                await agent.order("forward.start", change.replaced, ForwardStarted)
+            else:
+                await agent.order("forward.stop", StopRequest(local_port=change.order.local_port), ForwardStatus)
+        for order in stopped:
+            await agent.order("forward.start", order, ForwardStarted)
+    except KnotError as error:
+        log.warning("forwards not put back", space=agent.name, reason=str(error))
+        agent.line.abort()
 
 
 def _refuse_twice(forwards: Sequence[ForwardRequest]) -> None:

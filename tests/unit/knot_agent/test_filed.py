@@ -83,9 +83,10 @@ class FakeHub:
         await asyncio.sleep(0)
         if self.error:
             raise self.error
-        if name not in self.spaces:
+        found = self.spaces.get(name) or next((space for space in self.spaces.values() if space.id == name), None)
+        if found is None:
             raise NotFound
-        return self.spaces[name]
+        return found
 
 
 class Scene:
@@ -225,9 +226,26 @@ async def test_recreated_space_is_followed(tmp_path: Path) -> None:
         await becomes(lambda: stage.forwards.held[0].order.target == again)
 
 
-@pytest.mark.parametrize("news", [{"gone": True}, {"name": "renamed"}, None])
+async def test_renamed_target(tmp_path: Path) -> None:
+    """A space that has another name now is still what is meant, also after a restart, until another has the old name."""
+    with capture_logs() as logs:
+        async with scene(tmp_path, forwards(WEB), "web") as stage:
+            await stage.holds(8080)
+            before = stage.hub.spaces.pop("web")
+            stage.hub.spaces["shop"] = before.model_copy(update={"name": SpaceName("shop")})
+            stage.filed.heard(stage.hub.spaces["shop"])
+            await becomes(lambda: stage.hub.asked == ["web", "web", before.id])
+            await becomes(lambda: stage.forwards.held[0].order.target.name == "shop")
+            assert (stage.forwards.ports, stage.forwards.waiting) == ([8080], [])
+            other = stage.hub.add("web")
+            stage.filed.ask_again()
+            await becomes(lambda: stage.forwards.held[0].order.target == other)
+    assert [entry["now"] for entry in logs if "old name" in entry["event"]] == ["shop"]
+
+
+@pytest.mark.parametrize("news", [{"gone": True}, None])
 async def test_news_of_a_target(tmp_path: Path, news: dict[str, object] | None) -> None:
-    """A space that is deleted, or has another name now, is not what is meant; one made in its place is."""
+    """A space that is deleted is not what is meant; one made in its place is."""
     async with scene(tmp_path, forwards(WEB), "web") as stage:
         await stage.holds(8080)
         before = stage.hub.spaces.pop("web")
@@ -356,8 +374,21 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "no value": ("forwards:\n", ":1: forwards: must be a list"),
     "NULs": (b"\0" * 100, ":1: a character that YAML does not allow"),
     "not text": (b"forwards: []\n\xff\xfe", ":2: it is not UTF-8"),
-    "open to all": (forwards(WEB.replace("3000", "3000, bind: 0.0.0.0")), ":2: others may reach 0.0.0.0"),
+    "open to all": (forwards(WEB.replace("3000", "3000, bind: 0.0.0.0")), ":2: 0.0.0.0 needs `allow_remote_bind: true`"),
 }
+
+
+async def test_remote_bind_withdrawn(tmp_path: Path) -> None:
+    """Without the word that allows it nothing stays bound where others reach it, now and after a restart; the rest stays."""
+    text = forwards(WEB, DATA.replace("}", ", bind: 0.0.0.0}"))
+    async with scene(tmp_path, "allow_remote_bind: true\n" + text, "web", "data") as stage:
+        await stage.holds(8080, 5432)
+        stage.write(text)
+        await stage.says(":3: 0.0.0.0 needs `allow_remote_bind: true`")
+        await stage.holds(8080)
+        assert [entry.local_port for entry in Memory(tmp_path, OWN).filed] == [8080]
+        stage.write("allow_remote_bind: true\n" + text)
+        await stage.holds(8080, 5432)
 
 
 @pytest.mark.parametrize(("content", "words"), BROKEN.values(), ids=BROKEN.keys())

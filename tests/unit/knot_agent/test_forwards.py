@@ -131,7 +131,7 @@ class Scene:
         self.forwards = Forwards(plane, cast("Links", self.links), patience, self.memory)
 
     def status(self, port: Port) -> ForwardStatus:
-        return next(status for status in self.forwards.list().forwards if status.local_port == port)
+        return next(status for status in reversed(self.forwards.list().forwards) if status.local_port == port)
 
     def state(self, port: Port) -> str:
         return self.status(port).state
@@ -575,10 +575,8 @@ async def test_apply(plane: DataPlane, tmp_path: Path, ports: list[Port]) -> Non
             writes = stage.memory.writes
             answer = await stage.forwards.apply(applying(order(new, OTHER), order(changed, persistent=False), order(kept)))
             assert made(answer) == (sorted([changed, new]), [gone], [])
-            assert {change.order.local_port: change.replaced for change in answer.applied} == {
-                new: None,
-                changed: order(changed),
-            }
+            replaced = {change.order.local_port: change.replaced for change in answer.applied}
+            assert replaced == {new: None, changed: order(changed, BACKEND.model_copy(update={"addresses": []}))}
             assert not any(channel.is_gone for channel in stage.link.asked)
             assert stage.memory.writes == writes + 1
         assert stage.remembered() == sorted([kept, new])
@@ -696,7 +694,10 @@ async def test_stopping_what_drains(plane: DataPlane, tmp_path: Path, port: Port
             stage.link.asked[0].process_open_confirmation(PEERS, WINDOW, 32768)
             await stage.forwards.stop(StopRequest(local_port=port, drain=True))
             await stage.forwards.start(order(port, OTHER))
-            assert stage.status(port).space == "other"
+            assert [(status.space, status.state) for status in stage.forwards.list().forwards] == [
+                ("backend", "draining"),
+                ("other", "starting"),
+            ]
             await stage.forwards.stop(StopRequest(local_port=port))
             assert stage.state(port) == "draining"
             assert (await stage.forwards.stop(StopRequest(local_port=port))).state == "stopped"
@@ -749,7 +750,10 @@ async def test_file_covers_a_command(plane: DataPlane, tmp_path: Path, port: Por
             assert (stage.status(port).origin, stage.remembered()) == ("command", [port])
             assert not stage.link.asked[0].is_gone
         await stage.forwards.set_filed([filed(port, OTHER)])
-        assert made(await stage.forwards.apply(applying())) == ([], [port], [])
+        assert made(await stage.forwards.apply(applying(order(port, remote_port=4000)))) == ([], [], [port])
+        assert stage.remembered() == [port]
+        assert made(await stage.forwards.apply(applying())) == ([], [], [])
+        assert stage.remembered() == []
         await stage.forwards.set_filed([])
         assert stage.forwards.list().forwards == []
 

@@ -140,8 +140,8 @@ def test_bind_needs_permission(address: str) -> None:
     """Any address but 127.0.0.1 needs a word at the top of the file, before or after."""
     text = entries("local_port: 80, space: a, remote_port: 1", f"local_port: 81, space: a, remote_port: 1, bind: {address}")
     assert refused(text) == (
-        f"f.yaml:3: others may reach {address.strip(chr(39))}: "
-        "an address other than 127.0.0.1 needs `allow_remote_bind: true` at the top of this file"
+        f"f.yaml:3: {address.strip(chr(39))} needs `allow_remote_bind: true` at the top of this file, "
+        "as any address but 127.0.0.1"
     )
     assert refused(text + "allow_remote_bind: false\n").startswith("f.yaml:3: ")
     assert refused(text + "allow_remote_bind: 'true'\n") == "f.yaml:4: allow_remote_bind: must be true or false"
