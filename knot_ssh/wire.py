@@ -235,6 +235,7 @@ class ForwardOrder(Message):
     target: Target
     remote_port: Port
     persistent: StrictBool
+    made: str = Field(default="", max_length=64, description="Which making of a stored forward this is; a new one each time.")
 
 
 class ForwardStarted(Message):
@@ -309,6 +310,7 @@ class StoppedForward(Message):
     local_port: Port
     target_id: SpaceId
     remote_port: Port
+    made: str = Field(default="", max_length=64)
 
 
 class Hello(Message):

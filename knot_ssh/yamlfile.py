@@ -6,6 +6,7 @@ may be checked in parts, each with a model of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +28,19 @@ NESTING_LIMIT = 16
 """Levels; the deepest file of ours has four."""
 
 
+INT = "tag:yaml.org,2002:int"
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases, so that a small file cannot unfold into a large one."""
+    """PyYAML's safe loader, without aliases, so that a small file cannot unfold into a large one.
+
+    Whole numbers are decimal: in YAML 1.1 `010` would be eight, and `22:30` 1350.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML wants it like this
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != INT]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         if self.check_event(yaml.events.AliasEvent):
@@ -37,6 +49,9 @@ class _Loader(yaml.SafeLoader):
                 problem_mark=self.peek_event().start_mark,  # type: ignore[no-untyped-call]
             )
         return super().compose_node(parent, index)
+
+
+_Loader.add_implicit_resolver(INT, re.compile(r"[-+]?(0|[1-9][0-9]*)\Z"), list("-+0123456789"))
 
 
 @dataclass(frozen=True, slots=True)

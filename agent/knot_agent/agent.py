@@ -136,9 +136,9 @@ class Agent:
             log.info("agent ready", space=self._credentials.membership.space, socket=str(self._socket_path))
             self._credentials.revoke(revocation_list(self._memory.revoked))
             self._tasks.start(self._serve_endpoint_when_certified())
+            await self._filed.start()  # first: on a port that both want the file's forward stands
             await self._forwards.restore(self._memory.forwards)
             self._tasks.start(self._reporter.run())
-            await self._filed.start()
             await _first_of(self._control.run(), self._drain_when(stop))
         finally:
             await self._tasks.cancel()

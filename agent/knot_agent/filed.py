@@ -68,8 +68,9 @@ class FiledForwards:
         self._entries = self._memory.filed
         await self._read(self._file)
         await self._put({})
-        for work in (partial(self._follow, self._file), self._keep_asking):
-            self._tasks.start(until_done(work, _nothing_more_to_say))
+        self._tasks.start(until_done(self._keep_asking, _nothing_more_to_say))
+        if not self._file.is_pipe:
+            self._tasks.start(until_done(partial(self._follow, self._file), _nothing_more_to_say))
 
     async def close(self) -> None:
         """Follow the file no longer; its forwards stay."""

@@ -142,12 +142,14 @@ class Forwards:
                     await self._stop_commanded(port)
             for order in stored:
                 standing = self._forwards.get(order.local_port)
-                if standing is None:
-                    self._add(self._new(order))
-                elif standing.origin == "file":
+                if self._held_by_file(order.local_port):
                     self._covered[order.local_port] = order
+                elif standing is None:
+                    self._add(self._new(order))
                 elif not is_same(standing.order, order):
                     self._retarget(standing, order)
+                else:
+                    standing.order = order  # perhaps made anew
             self._remember()
 
     # By the agent's file
@@ -159,10 +161,11 @@ class Forwards:
         async with self._changing:
             for port, forward in list(self._forwards.items()):
                 if forward.origin == "file" and port not in by_port:
-                    await self._uncover(forward)
+                    await self._let_go(forward)
             for filed in wanted:
                 self._cover(filed)
-            self._remember()
+            for port in self._covered.keys() - self._forwards.keys() - self.unresolved.keys():
+                self._put(self._covered.pop(port), BIND_HOST)
 
     def _cover(self, filed: Filed) -> None:
         """Let the file have this port."""
@@ -173,13 +176,13 @@ class Forwards:
             log.warning("forward covered by the agent's file", port=port, target=standing.order.target.name)
         self._put(filed.order, filed.bind).origin = "file"
 
-    async def _uncover(self, forward: Forward) -> None:
-        """The file lets go of this port: it goes back to whom it was taken from."""
-        before = self._covered.pop(forward.order.local_port, None)
-        if before:
-            self._put(before, BIND_HOST).origin = "command"
+    async def _let_go(self, forward: Forward) -> None:
+        """The file lets go of this port, which goes back to whom it was taken from; or it wants it for nobody for now."""
+        port = forward.order.local_port
+        if port in self._covered and port not in self.unresolved:
+            self._put(self._covered.pop(port), BIND_HOST).origin = "command"
         else:
-            await self._stop(forward.order.local_port)
+            await self._stop(port)
 
     def _put(self, order: ForwardOrder, bind: str) -> Forward:
         """Have this forward on its port, touching no more than has to be."""
@@ -197,9 +200,9 @@ class Forwards:
     # All of them
 
     def list(self) -> ForwardList:
-        """All of them, by local port; what drains before what has taken its port."""
-        standing = self.unresolved | {port: forward.status() for port, forward in self._forwards.items()}
-        listed = [*(forward.status() for forward in self._draining), *standing.values()]
+        """All of them, by local port; what stands after what drains there still, or what the file wants there."""
+        draining, standing = ([forward.status() for forward in some] for some in (self._draining, self._forwards.values()))
+        listed = [*draining, *self.unresolved.values(), *standing]
         return ForwardList(forwards=sorted(listed, key=lambda status: status.local_port), file_error=self.file_error)
 
     def states(self) -> Counter[str]:

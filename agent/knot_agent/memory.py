@@ -97,7 +97,9 @@ class Memory:
 
     def note_stopped(self, order: ForwardOrder) -> None:
         """A persistent forward was stopped, and the server does not know."""
-        gone = StoppedForward(local_port=order.local_port, target_id=order.target.id, remote_port=order.remote_port)
+        gone = StoppedForward(
+            local_port=order.local_port, target_id=order.target.id, remote_port=order.remote_port, made=order.made
+        )
         self._write(
             forwards=[other for other in self._content.forwards if other.local_port != order.local_port],
             stopped=[*self._content.stopped, gone],

@@ -21,19 +21,31 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class SettingsFile:
-    """The file, and its settings as they were at the start."""
+    """The file, and its settings as they were at the start. A pipe is read once, and never changes."""
 
     path: Path
     settings: AgentSettings
+    content: bytes
 
     @classmethod
     def open(cls, path: Path) -> SettingsFile:
         """Read the settings and leave the forwards for later; raises BadInput as `file:line: what is wrong`."""
         absolute = path.absolute()
-        return cls(absolute, Document.read(absolute).without(KEYS).check(AgentSettings))
+        try:
+            content = absolute.read_bytes()
+        except OSError as error:
+            raise BadInput(f"cannot read {absolute}: {error.strerror}") from None
+        document = Document.decode(content, str(absolute))
+        return cls(absolute, document.without(KEYS).check(AgentSettings), content)
+
+    @property
+    def is_pipe(self) -> bool:
+        return self.path.is_fifo()
 
     def look(self) -> bytes | str:
         """What stands in the file now, or why it cannot be read."""
+        if self.is_pipe:
+            return self.content
         try:
             return self.path.read_bytes()
         except OSError as error:

@@ -123,3 +123,5 @@ class StoredForward(Base):
     target_id: Mapped[str]
     target_name: Mapped[str]
     remote_port: Mapped[int]
+    made: Mapped[str] = mapped_column(server_default="")
+    """A new word each time that it is made: by this an agent that has stopped it can tell which one it means."""

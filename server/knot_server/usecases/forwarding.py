@@ -7,6 +7,7 @@ nothing changed (but for an agent that does not answer: then nobody knows, and `
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -147,6 +148,7 @@ class Forwarding:
                 target=self._target(target) if target and target.principal == source.principal else _gone(row, source),
                 remote_port=Port(row.remote_port),
                 persistent=True,
+                made=row.made,
             )
             for row, target in rows
             if source
@@ -164,6 +166,7 @@ class Forwarding:
                         StoredForward.local_port == int(gone.local_port),
                         StoredForward.target_id == str(gone.target_id),
                         StoredForward.remote_port == int(gone.remote_port),
+                        StoredForward.made == gone.made,
                     )
                 )
 
@@ -186,6 +189,7 @@ class Forwarding:
             target=self._target(target),
             remote_port=request.remote_port,
             persistent=request.persistent,
+            made=secrets.token_hex(8) if request.persistent else "",
         )
         return WantedForward(order=order, force=request.force)
 
@@ -222,7 +226,7 @@ class Forwarding:
         standing = {order.local_port: order for order in await self.stored(space.space_id)}
         plan = make_plan(standing, wanted, lambda entry: stored_obstacle(entry, space.name))
         if not dry_run:
-            await self._change(space, plan.make, plan.stop)
+            await self._change(space, [*plan.make, *plan.unchanged], plan.stop)  # what is asked for anew is made anew
         made = [ReplacedForward(order=order, replaced=standing.get(order.local_port)) for order in plan.make]
         return ApplyAnswer(applied=made, stopped=plan.stop, errors=plan.errors)
 
@@ -306,6 +310,7 @@ def _row(space: Space, order: ForwardOrder) -> StoredForward:
         target_id=str(order.target.id),
         target_name=str(order.target.name),
         remote_port=int(order.remote_port),
+        made=order.made,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -376,6 +377,22 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "not text": (b"forwards: []\n\xff\xfe", ":2: it is not UTF-8"),
     "open to all": (forwards(WEB.replace("3000", "3000, bind: 0.0.0.0")), ":2: 0.0.0.0 needs `allow_remote_bind: true`"),
 }
+
+
+async def test_pipe(tmp_path: Path) -> None:
+    """What comes by a pipe is read once, and holds."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writing = asyncio.create_task(asyncio.to_thread(path.write_text, forwards(WEB)))
+    file = await asyncio.to_thread(SettingsFile.open, path)
+    await writing
+    assert file.understand(file.look()).forwards == file.understand(file.look()).forwards
+    hub, held = FakeHub(), FakeForwards()
+    hub.add("web")
+    filed = FiledForwards(file, OWN, cast("Forwards", held), Memory(tmp_path, OWN), hub.locate)
+    await filed.start()
+    await becomes(lambda: held.ports == [8080])
+    await filed.close()
 
 
 async def test_remote_bind_withdrawn(tmp_path: Path) -> None:

@@ -472,6 +472,17 @@ async def test_stopping_alone(plane: DataPlane, tmp_path: Path, port: Port, port
 
 
 @on_both
+async def test_stopping_what_was_made_anew(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """The server is told of which making was stopped: that of its last word."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port).model_copy(update={"made": "first"}))
+        await stage.forwards.restore([order(port).model_copy(update={"made": "second"})])
+        assert [kept.made for kept in stage.memory.forwards] == ["second"]
+        await stage.forwards.stop_alone(StopRequest(local_port=port))
+        assert [gone.made for gone in stage.memory.stopped] == ["second"]
+
+
+@on_both
 async def test_the_end_is_no_stop(plane: DataPlane, tmp_path: Path, port: Port) -> None:
     """What was persistent when the agent ends is remembered for the next start."""
     async with scene(plane, tmp_path) as stage:
@@ -781,10 +792,33 @@ async def test_file_wants_a_port(plane: DataPlane, tmp_path: Path, ports: list[P
         for port in (wanted, both):
             stage.forwards.unresolved[port] = status.model_copy(update={"local_port": port})
         assert [stage.state(wanted), stage.status(both).origin] == ["waiting", "command"]
+        listed = [(forward.local_port, forward.origin) for forward in stage.forwards.list().forwards]
+        assert listed == [(wanted, "file"), (both, "file"), (both, "command")]
         for refused in (stage.forwards.start(order(wanted)), stage.forwards.stop(StopRequest(local_port=wanted))):
             with pytest.raises(HeldByFile):
                 await refused
         assert made(await stage.forwards.apply(applying(order(wanted)))) == ([], [both], [wanted])
+
+
+@on_both
+async def test_file_knows_a_target_no_more(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """A port whose target the file's forward has lost leads nowhere: what it covers is back when the file lets go alone."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.start(order(port))
+        await stage.forwards.set_filed([filed(port, OTHER)])
+        stage.forwards.unresolved[port] = stage.status(port).model_copy(update={"state": "failed", "space_id": None})
+        await stage.forwards.set_filed([])
+        assert [stage.state(port), stage.remembered()] == ["failed", [port]]
+        with taken(port):
+            pass
+        with pytest.raises(HeldByFile):
+            await stage.forwards.stop(StopRequest(local_port=port))
+        await stage.forwards.restore([order(port, remote_port=4000)])
+        assert stage.state(port) == "failed"
+        stage.forwards.unresolved.clear()
+        await stage.forwards.set_filed([])
+        assert stage.forwards.get(port) == order(port, remote_port=4000)
+        assert (stage.status(port).origin, stage.state(port)) == ("command", "starting")
 
 
 @on_both

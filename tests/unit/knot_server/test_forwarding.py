@@ -554,9 +554,20 @@ async def test_as_many_as_there_may_be(scene: Scene) -> None:
 # What an agent has stopped by itself
 
 
-async def stop_alone(scene: Scene, *, port: int = 8080, target: str = "", remote_port: int = 3000) -> None:
-    """The frontend's agent says that it has stopped a forward while the server was away."""
-    gone = StoppedForward(local_port=Port(port), target_id=SpaceId(target or scene.backend.id), remote_port=Port(remote_port))
+def making(scene: Scene) -> str:
+    """Which making of the one forward is stored."""
+    [(made,)] = scene.world.sql("SELECT made FROM forwards")
+    return str(made)
+
+
+async def stop_alone(scene: Scene, made: str = "", *, port: int = 8080, target: str = "", remote_port: int = 3000) -> None:
+    """The frontend's agent says that it has stopped a forward while the server was away: the present one, unless said."""
+    gone = StoppedForward(
+        local_port=Port(port),
+        target_id=SpaceId(target or scene.backend.id),
+        remote_port=Port(remote_port),
+        made=made or making(scene),
+    )
     await scene.world.forwarding.forget_stopped(scene.frontend.space_id, [gone])
 
 
@@ -574,6 +585,24 @@ async def test_made_anew_since(scene: Scene) -> None:
     await stop_alone(scene, target=str(SpaceId.new()))
     await stop_alone(scene, remote_port=3001)
     assert scene.stored() == [(8080, "backend", 3000)]
+
+
+@pytest.mark.parametrize("door", ["forward", "apply"])
+async def test_the_same_made_anew_since(scene: Scene, door: str) -> None:
+    """What was stopped alone and then asked for anew, while the agent was away, stays, though it is the same."""
+    await scene.forward(persistent=True)
+    stopped = making(scene)
+    scene.stopped(scene.frontend)
+    if door == "forward":
+        await scene.forward(persistent=True)
+    else:
+        applied = await scene.world.forwarding.apply(ALICE, "frontend", entries((8080, "backend")))
+        assert outcome(applied) == ([], [], [])
+    await stop_alone(scene, stopped)
+    assert scene.stored() == [(8080, "backend", 3000)]
+    [order] = await scene.world.forwarding.stored(scene.frontend.space_id)
+    await stop_alone(scene, order.made)
+    assert scene.stored() == []
 
 
 async def test_stopped_of_another_space(scene: Scene) -> None:

@@ -176,3 +176,15 @@ def test_explicit_tags(text: str) -> None:
 def test_json_with_tabs() -> None:
     """JSON is taken however it is laid out."""
     assert Document.parse('\n{\t"a":\t[\n\t\t1,\n\t\t"b c"\n\t]\n}\n', "f.json").values == {"a": [1, "b c"]}
+
+
+@pytest.mark.parametrize("text", ["010", "0x1f", "0b1", "1_000", "22:30", "+", "1e3"])
+def test_numbers_are_decimal(text: str) -> None:
+    """What other YAML readers take for some number is text, so that it is not taken for another number than is meant."""
+    assert Document.parse(f"a: {text}", "f.yaml").values == {"a": text}
+
+
+@pytest.mark.parametrize("text", ["0", "8080", "-1", "+7"])
+def test_decimal_numbers(text: str) -> None:
+    """A decimal number is one."""
+    assert Document.parse(f"a: {text}", "f.yaml").values == {"a": int(text)}
