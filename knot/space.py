@@ -86,6 +86,8 @@ def port_apply(source: str, forwards: Sequence[ForwardEntry], *, dry_run: bool =
     NotFound or OtherZone for a list that can never be, and then nothing has changed; what fails for the moment is in
     `errors`. With `dry_run` nothing changes, and the result is what would.
     """
+    if not isinstance(forwards, (list, tuple)):
+        raise BadInput("forwards: must be a list of forwards; an empty one stops all")
     name, request = _space(source, "source"), _checked(ApplyRequest, {"forwards": forwards, "dry_run": dry_run})
     with open_ports(given()) as ports:
         entries = [entry.model_dump(mode="json") for entry in request.forwards]

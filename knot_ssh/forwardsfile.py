@@ -105,9 +105,9 @@ class _Single:
     remote_port: Port
 
 
-def read_requests(text: str, name: str) -> list[ForwardRequest]:
+def read_requests(content: bytes, name: str) -> list[ForwardRequest]:
     """The forwards of a file for `apply`, in its order; raises BadInput as `name:line: what is wrong`."""
-    document = Document.parse(text, name)
+    document = Document.decode(content, name)
     entries = document.check(_ForApply).forwards
     for index, entry in enumerate(entries):
         if entry.bind != LOOPBACK:
@@ -150,6 +150,8 @@ def check_file(path: Path) -> list[FiledForward]:
     Raises BadInput as `file:line: what is wrong`. Without the agent's package, settings beside the forwards are unknown keys.
     """
     document = Document.read(path)
+    if document.is_empty:
+        raise document.error((), "the file is empty; write `forwards: []` to have none")
     settings = document.without(KEYS)
     settings.check(next((point.load() for point in entry_points(group=SETTINGS, name="agent")), Message))
     return filed_forwards(document)

@@ -79,10 +79,9 @@ def _read(file: str) -> list[ForwardRequest]:
     name = "standard input" if file == STANDARD_INPUT else file
     try:
         content = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {name}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
-    return read_requests(text, name)
+    except OSError as error:
+        raise BadInput(f"cannot read {name}: {error.strerror}") from None
+    return read_requests(content, name)
 
 
 def _forwards(said: Given, source: str | None) -> list[dict[str, Any]]:

@@ -117,11 +117,17 @@ class _Conversation:
         agent.addresses = hello.addresses
         async with control.roster.lock(agent.space_id):
             before = control.roster.arrive(agent)
-            await control.forwarding.forget_stopped(agent.space_id, hello.stopped)
-            forwards = await control.forwarding.stored(agent.space_id)
-            target = await control.forwarding.target(self._actor, agent.space_id)
-            agent.name = target.name  # from now on a rename changes it
-            names = await self._names(hello.targets)
+            try:
+                await control.forwarding.forget_stopped(agent.space_id, hello.stopped)
+                forwards = await control.forwarding.stored(agent.space_id)
+                target = await control.forwarding.target(self._actor, agent.space_id)
+                agent.name = target.name  # from now on a rename changes it
+                names = await self._names(hello.targets)
+            except BaseException:
+                control.roster.leave(agent)
+                if before is not None and before is not agent:
+                    control.roster.arrive(before)  # it has not been told that it was to give way
+                raise
         if control.revocations.current.has_key(self._key):  # revoked while we looked
             raise KeyRefused
         if before is not None and before is not agent:

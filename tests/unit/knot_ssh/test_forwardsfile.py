@@ -28,7 +28,7 @@ def refused(text: str) -> str:
     assert "\n" not in str(caught.value)
     if "allow_remote_bind" not in str(caught.value):
         with pytest.raises(BadInput) as again:
-            read_requests(text, "f.yaml")
+            read_requests(text.encode(), "f.yaml")
         assert str(again.value) == str(caught.value)
     return str(caught.value)
 
@@ -45,7 +45,7 @@ def test_both_readers() -> None:
         "local_port: 8080, space: backend, remote_port: 3000, persistent: true, force: true",
         f"local_port: 81, space: {identity}, remote_port: 80",
     )
-    assert read_requests(text, "f.yaml") == [
+    assert read_requests(text.encode(), "f.yaml") == [
         ForwardRequest(local_port=Port(8080), space="backend", remote_port=Port(3000), persistent=True, force=True),
         ForwardRequest(local_port=Port(81), space=identity, remote_port=Port(80)),
     ]
@@ -154,7 +154,7 @@ def test_apply_has_no_bind() -> None:
         "local_port: 80, space: a, remote_port: 1, bind: 127.0.0.1", "local_port: 81, space: a, remote_port: 1, bind: '::1'"
     )
     with pytest.raises(BadInput, match=r"^f\.yaml:3: `bind` is for the agent's own settings file alone$"):
-        read_requests(text, "f.yaml")
+        read_requests(text.encode(), "f.yaml")
 
 
 @pytest.mark.parametrize(
@@ -170,13 +170,13 @@ def test_apply_has_no_bind() -> None:
 def test_apply_is_given_forwards_alone(text: str, start: str) -> None:
     """A file for `apply` holds `forwards` and nothing else; an empty one does not mean none."""
     with pytest.raises(BadInput) as caught:
-        read_requests(text, "f.yaml")
+        read_requests(text.encode(), "f.yaml")
     assert str(caught.value).startswith(start)
 
 
 def test_none_at_all() -> None:
     """`forwards: []` means none, for both."""
-    assert read_requests("forwards: []", "f.yaml") == []
+    assert read_requests(b"forwards: []", "f.yaml") == []
     assert filed("forwards: []") == filed("listen: 0.0.0.0:1\n") == []
 
 
@@ -206,3 +206,17 @@ def test_checking_a_bad_file(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(BadInput, match=r"some\.yaml:") as caught:
         check_file(path)
     assert str(caught.value).startswith(f"{path}{words}")
+
+
+def test_apply_names_the_line_that_is_not_text() -> None:
+    """What is not UTF-8 is an error with its line."""
+    with pytest.raises(BadInput, match=r"^f\.yaml:2: it is not UTF-8$"):
+        read_requests(b"forwards: []\n# \xff\n", "f.yaml")
+
+
+def test_check_of_an_empty_file(tmp_path: Path) -> None:
+    """A file that says nothing is a mistake to `--check`, as it is to an agent that has forwards, and to `apply`."""
+    path = tmp_path / "f.yaml"
+    path.write_text("# nothing\n")
+    with pytest.raises(BadInput, match=r"f\.yaml:1: the file is empty"):
+        check_file(path)
