@@ -53,11 +53,15 @@ def apply(
         applied = ports.apply(source, [request.model_dump(mode="json") for request in wanted], dry_run=dry_run)
     if as_json:
         click.echo(json.dumps(applied, indent=2))
-    elif dry_run:
-        _show_plan(applied, _forwards(said, source))
     else:
-        _show_done(source, applied, _forwards(said, source))
-    if not as_json:
+        standing = _forwards(said, source)
+        if dry_run:
+            _show_plan(applied, standing)
+        else:
+            _show_done(source, applied, standing)
+        of_file = [entry for entry in standing if entry["origin"] == "file"]
+        if of_file:
+            click.echo(forwardtexts.left_alone(source, of_file), err=True)
         _show_errors(applied, wanted)
     if dry_run and (applied["applied"] or applied["stopped"]):
         sys.exit(EXIT_WOULD_CHANGE)
@@ -108,9 +112,6 @@ def _show_done(source: str | None, applied: dict[str, Any], standing: list[dict[
     for entry in applied["stopped"]:
         click.echo(forwardtexts.stopped(source, entry["local_port"]))
     _show_if_nothing(applied)
-    of_file = [entry for entry in standing if entry["origin"] == "file"]
-    if of_file:
-        click.echo(forwardtexts.left_alone(source, of_file), err=True)
 
 
 def _show_if_nothing(applied: dict[str, Any]) -> None:
