@@ -122,6 +122,8 @@ class ControlLink:
                 raise
             except (KnotError, asyncssh.Error, OSError) as error:
                 log.warning("hub lost", hub=str(self._hub), reason=str(error))
+            except Exception as error:  # whatever goes wrong here is no reason to cut what is open between agents
+                log.error("unforeseen error, trying again", exc_info=error)
             finally:
                 self._peer = None
                 await close(connection)
@@ -149,13 +151,16 @@ class ControlLink:
 
     async def _converse(self, connection: ClientConnection) -> None:
         """Say hello, be certified in time, and serve until the connection ends."""
+        local = connection.get_extra_info("sockname")  # None where the connection is lost already
+        if local is None:
+            raise Unavailable("the connection was lost")
         stdin, stdout, _ = await connection.open_session(subsystem=CONTROL_SUBSYSTEM, encoding=None)
         peer = Peer(stdout, stdin, self._methods)
         tasks = Tasks()
         talking = tasks.start(peer.run())
         try:
             relayed = await self._register(connection)
-            hello = self._introduce(connection.get_extra_info("sockname")[0])
+            hello = self._introduce(local[0])
             welcome = Welcome.model_validate(await peer.call("agent.hello", hello))
             self._take(welcome.membership)
             self.spread = welcome.spread

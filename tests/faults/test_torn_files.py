@@ -12,6 +12,7 @@ import pytest
 
 from knot_ssh.errors import BadInput, Unavailable
 from knot_ssh.forwardsfile import check_file
+from tests.faults.beds import FULL
 from tests.faults.sites import PATIENCE, Site, forwards, site
 from tests.support.configured import ConfiguredAgent
 from tests.support.figures import Figure
@@ -136,12 +137,13 @@ def lead_nowhere(file: Path) -> None:
     file.symlink_to(file.with_name("nowhere"))
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
+ALL_DAMAGES: dict[str, Callable[[Path], object]] = {
     **{name: lambda file, tear=tear: file.write_bytes(tear(file.read_bytes())) for name, tear in FILE_TEARS.items()},  # type: ignore[misc]
     "vanished": vanish,
     "a folder": become_a_folder,
     "a link to nowhere": lead_nowhere,
 }
+DAMAGES = ALL_DAMAGES if FULL else dict([("empty", ALL_DAMAGES["empty"]), *list(ALL_DAMAGES.items())[::3]])
 
 
 def mend(file: Path, whole: bytes) -> None:

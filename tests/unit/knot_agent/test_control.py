@@ -143,3 +143,44 @@ async def test_connection_that_is_lost_meanwhile(scene: Scene) -> None:
     async with scene.renewing():
         await becomes(lambda: scene.credentials.is_named)
     assert scene.names == [SPACE_ID, "new.alice.eu.knot"]
+
+
+class Broken:
+    """A connection to the hub that is lost at once, or of which something else is wrong."""
+
+    def __init__(self, sockname: tuple[str, int] | None) -> None:
+        self._sockname = sockname
+
+    def get_extra_info(self, name: str) -> tuple[str, int] | None:
+        assert name == "sockname"
+        return self._sockname
+
+    async def open_session(self, **_: object) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    abort = close
+
+    async def wait_gone(self) -> None:
+        """It is closed."""
+
+
+async def test_nothing_ends_the_agent(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with a connection to the hub, another one is made: what is open between agents goes on."""
+    scene = Scene(office, tmp_path / "agent")
+    made: list[Broken] = []
+
+    async def connect(*_: object, **__: object) -> Broken:
+        made.append(Broken(None if len(made) % 2 else ("127.0.0.1", 1)))
+        return made[-1]
+
+    monkeypatch.setattr(module, "connect", connect)
+    monkeypatch.setattr(module, "backoff", lambda *_: 0.0)
+    running = asyncio.ensure_future(scene.control.run())
+    await becomes(lambda: len(made) > 4 or running.done())
+    assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    scene.home.close()
