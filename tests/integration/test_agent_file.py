@@ -250,7 +250,7 @@ def test_nobody_else_changes_them(pair: Pair, tmp_path: Path) -> None:
         agent.knot("port", "forward", str(local), "backend-api", str(first))
         assert ask(local) == b"by command"
         agent.rewrite(content(entry(local, "backend-api", second)))
-        soon(lambda: agent.listing()["forwards"][0]["origin"] == "file", "the file has it")
+        soon(lambda: agent.listing()["forwards"][-1]["origin"] == "file", "the file has it")
         assert ask(local) == b"by file"
         assert "made by the agent's settings file" in agent.knot("port", "stop", str(local), code=1)
         assert "made by the agent's settings file" in agent.knot(
@@ -260,7 +260,7 @@ def test_nobody_else_changes_them(pair: Pair, tmp_path: Path) -> None:
             PortsOfServer(pair.system.api("alice")).stop("holds", local)
         assert ask(local) == b"by file"
         agent.rewrite(content())
-        soon(lambda: agent.listing()["forwards"][0]["origin"] == "command", "it is given back")
+        soon(lambda: agent.listing()["forwards"][-1]["origin"] == "command", "it is given back")
         assert ask(local) == b"by command"
 
 
