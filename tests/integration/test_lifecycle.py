@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Pair
+from tests.faults.beds import FULL
 from tests.support.services import answering, ask, connect, echo, free_port, outcome, read_all, serving
 from tests.support.system import System, running_system
 from tests.support.waiting import until
@@ -247,6 +248,7 @@ def test_deleted_user_loses_every_agent(pair: Pair) -> None:
     assert "held back" in pair.system.knot("user", "create", "carol", user="admin", code=1)
 
 
+@pytest.mark.skipif(not FULL, reason="takes twenty seconds, and the faults have transfers past renewals; set KNOT_FULL=1")
 def test_certificates_are_renewed_while_data_flows(tmp_path: Path) -> None:
     """Through several short certificate lives an open connection goes on and new ones are served."""
     with running_system(tmp_path, "--certificate-lifetime", "10") as system, serving(echo) as port:
