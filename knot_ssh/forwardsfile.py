@@ -19,11 +19,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator, StrictBool, model_validator
 
-from knot_ssh.names import PORT_MAX, PORT_MIN, Port
+from knot_ssh.names import BIND_HOST, PORT_MAX, PORT_MIN, Port
 from knot_ssh.wire import FORWARDS_MAX, ForwardRequest, Message, SpaceReference, shown
 from knot_ssh.yamlfile import Document
 
-LOOPBACK = "127.0.0.1"
 ALLOW = "allow_remote_bind"
 KEYS = ("forwards", ALLOW)
 """What of an agent's settings file is about forwards."""
@@ -64,7 +63,7 @@ class _Entry(Message):
     remote_port: Ports
     persistent: StrictBool = False
     force: StrictBool = False
-    bind: Annotated[str, AfterValidator(_literal)] = LOOPBACK
+    bind: Annotated[str, AfterValidator(_literal)] = BIND_HOST
 
     @model_validator(mode="after")
     def _same_length(self) -> _Entry:
@@ -93,7 +92,7 @@ class FiledForward(Message):
     local_port: Port
     space: SpaceReference
     remote_port: Port
-    bind: str = Field(default=LOOPBACK, description="The address that the local port is bound at.")
+    bind: str = Field(default=BIND_HOST, description="The address that the local port is bound at.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def read_requests(content: bytes, name: str) -> list[ForwardRequest]:
     document = Document.decode(content, name)
     entries = document.check(_ForApply).forwards
     for index, entry in enumerate(entries):
-        if entry.bind != LOOPBACK:
+        if entry.bind != BIND_HOST:
             raise document.error(("forwards", index, "bind"), "`bind` is for the agent's own settings file alone")
     return [
         ForwardRequest(
@@ -131,10 +130,10 @@ def filed_forwards(document: Document) -> list[FiledForward]:
     """
     part = document.only(KEYS).check(_OfAgent)
     for index, entry in enumerate(part.forwards):
-        if entry.bind != LOOPBACK and not part.allow_remote_bind:
+        if entry.bind != BIND_HOST and not part.allow_remote_bind:
             raise document.error(
                 ("forwards", index, "bind"),
-                f"{entry.bind} needs `allow_remote_bind: true` at the top of this file, as any address but {LOOPBACK}",
+                f"{entry.bind} needs `allow_remote_bind: true` at the top of this file, as any address but {BIND_HOST}",
             )
     return [
         FiledForward(

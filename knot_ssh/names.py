@@ -30,6 +30,8 @@ RELAY_PORT = 22
 """The port of a fully qualified name that stands for the space's endpoint, when asked of the hub."""
 """The one principal of the hub's host certificate, whatever address was dialled."""
 
+BIND_HOST = "127.0.0.1"
+"""Where local ports are bound, unless an agent's settings file says otherwise."""
 PORT_MIN = 1
 PORT_MAX = 65535
 

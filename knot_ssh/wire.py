@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from knot_ssh.addresses import Address
 from knot_ssh.errors import SENTENCE_LIMIT, BadInput
-from knot_ssh.names import LABEL, PORT_MAX, QUOTED_LIMIT, Owner, Port, SpaceId, SpaceName, Zone, space_reference
+from knot_ssh.names import BIND_HOST, LABEL, PORT_MAX, QUOTED_LIMIT, Owner, Port, SpaceId, SpaceName, Zone, space_reference
 from knot_ssh.words import printable
 
 
@@ -167,7 +167,7 @@ class ForwardStatus(Message):
     """A forward as `list` shows it."""
 
     local_port: Port
-    bind: Sentence = Field(default="127.0.0.1", description="The address that the local port is bound at.")
+    bind: Sentence = Field(default=BIND_HOST, description="The address that the local port is bound at.")
     origin: Origin = Field(default="command", description="`file`: the agent's settings file, which alone can change it.")
     space: SpaceReference = Field(description="The target's name.")
     space_id: SpaceId | None = Field(description="The target's id; null while no server has told it.")

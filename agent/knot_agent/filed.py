@@ -21,8 +21,8 @@ from knot_agent.memory import Memory
 from knot_agent.settings import AgentSettings
 from knot_agent.settingsfile import SettingsFile
 from knot_ssh.errors import BadInput, KnotError, NotFound, OtherZone
-from knot_ssh.forwardsfile import LOOPBACK, FiledForward
-from knot_ssh.names import SpaceId
+from knot_ssh.forwardsfile import FiledForward
+from knot_ssh.names import BIND_HOST, SpaceId
 from knot_ssh.retrying import backoff, until_done
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import ForwardOrder, ForwardStatus, Target
@@ -123,7 +123,7 @@ class FiledForwards:
     def _withdraw(self) -> bool:
         """Others are not to reach forwards any more; gives whether some were bound for them."""
         before = self._entries
-        self._entries = [entry for entry in before if entry.bind == LOOPBACK]
+        self._entries = [entry for entry in before if entry.bind == BIND_HOST]
         return self._entries != before
 
     async def _steady(self, file: SettingsFile) -> bytes | str:

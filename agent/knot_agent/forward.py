@@ -26,13 +26,12 @@ from knot_ssh.dataplane.windows import Budget
 from knot_ssh.errors import Conflict, KnotError, PortTaken, Unavailable
 from knot_ssh.listening import bind
 from knot_ssh.logs import Sparing
-from knot_ssh.names import Port
+from knot_ssh.names import BIND_HOST, Port
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import Counters, ForwardOrder, ForwardStatus, LinkStatus, Origin
 
 log = structlog.get_logger(__name__)
 
-BIND_HOST = "127.0.0.1"
 BIND_AGAIN = 1.0
 """Seconds between attempts to get a port that another process has."""
 

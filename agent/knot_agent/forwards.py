@@ -14,13 +14,13 @@ from typing import overload
 
 import structlog
 
-from knot_agent.forward import BIND_HOST, Forward, bind_port
+from knot_agent.forward import Forward, bind_port
 from knot_agent.links import Links
 from knot_agent.memory import Memory
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import Conflict, HeldByFile, KnotError, NotFound
-from knot_ssh.names import Port
+from knot_ssh.names import BIND_HOST, Port
 from knot_ssh.planning import complaint_about, is_same, make_plan, target_obstacle
 from knot_ssh.tasks import Tasks, whole
 from knot_ssh.wire import (

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from knot_ssh.addresses import Address
+from knot_ssh.names import BIND_HOST
 
 Entry = dict[str, Any]
 """A forward as the HTTP API answers it."""
-
-USUAL_BIND = "127.0.0.1"
 
 WIDE = [
     "PORT", "TARGET", "PERSISTENT", "ORIGIN", "STATE", "MODE", "ADDRESS", "ROUND TRIP", "UP SINCE", "OPEN", "TOTAL", "REFUSED",
@@ -100,7 +99,7 @@ def wide_row(entry: Entry) -> list[str]:
 def _bound(entry: Entry) -> str:
     """The local port, after its address where that is not the usual one."""
     bound = Address(entry["bind"], entry["local_port"])
-    return str(bound.port) if bound.host == USUAL_BIND else str(bound)
+    return str(bound.port) if bound.host == BIND_HOST else str(bound)
 
 
 def _planned(entry: Entry) -> str:

@@ -2,7 +2,8 @@
 
 Order matters: the source agent binds the port first, then the store learns of it, and when the store fails the agent is
 told to put back what was before; a stop goes the other way round. So success means bound, and an error means that
-nothing changed (but for an agent that does not answer: then nobody knows, and `list` tells once it does).
+nothing changed (but for an agent that does not answer: then nobody knows; it is cut off, and its next welcome sets right
+what is stored).
 """
 
 from __future__ import annotations
@@ -206,7 +207,8 @@ class Forwarding:
     async def _apply_running(
         self, agent: Present, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool
     ) -> ApplyAnswer:
-        answer = await agent.order("forward.apply", ApplyOrder(forwards=list(wanted), dry_run=dry_run), ApplyAnswer)
+        ask = agent.ask if dry_run else agent.order  # a question is no reason to cut anybody off
+        answer = await ask("forward.apply", ApplyOrder(forwards=list(wanted), dry_run=dry_run), ApplyAnswer)
         orders = {entry.order.local_port: entry.order for entry in wanted}
         if not _answers(answer, orders):
             agent.line.abort()
