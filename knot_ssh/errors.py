@@ -151,6 +151,12 @@ class StoreUnavailable(Unavailable):
     code = "store_unavailable"
 
 
+class KrlUnavailable(Unavailable):
+    """The server cannot make a key revocation list: OpenSSH's `ssh-keygen` is not installed there."""
+
+    code = "krl_unavailable"
+
+
 class LooseFile(KnotError):
     """A secret file can be read by others."""
 

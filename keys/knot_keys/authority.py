@@ -59,6 +59,11 @@ class Authority:
         """The host CA's public key, for checking."""
         return self._host_ca.convert_to_public()
 
+    @property
+    def ca_keys(self) -> tuple[asyncssh.SSHKey, asyncssh.SSHKey]:
+        """Both public keys."""
+        return self.user_ca_key, self.host_ca_key
+
     def certify_client(self, key: asyncssh.SSHKey, identity: Identity, lifetime: int) -> Issued:
         """A client certificate for this public key, good for `lifetime` seconds."""
         return issue_client(self._user_ca, key, identity, lifetime=lifetime)

@@ -33,6 +33,7 @@ class Services:
     spaces: Spaces
     users: Users
     enrolment: Enrolment
+    revocations: Revocations
     forwarding: Forwarding
     last_seen: LastSeen
     renaming: Renaming
@@ -49,7 +50,7 @@ class Services:
         database = await Database.open(folder)
         await drop_old_tokens(database)
         roster = Roster()
-        revocations = Revocations(database, roster, certificate_lifetime)
+        revocations = Revocations(database, authority, roster, certificate_lifetime)
         await revocations.load()
         spaces = Spaces(database, authority, revocations, roster)
         enrolment = Enrolment(database, authority, revocations, certificate_lifetime)
@@ -64,6 +65,7 @@ class Services:
             spaces=spaces,
             users=Users(database, spaces),
             enrolment=enrolment,
+            revocations=revocations,
             forwarding=forwarding,
             last_seen=last_seen,
             renaming=renaming,

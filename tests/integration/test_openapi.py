@@ -22,11 +22,12 @@ LONG = pytest.mark.timeout(3600 if FULL else 120)
 METHODS = {
     "make_forward", "list_forwards", "stop_forward", "apply_forwards", "list_spaces", "create_space", "change_space",
     "delete_space", "create_join_token", "list_users", "create_user", "delete_user", "show_ca", "create_certificate",
-    "show_health", "show_metrics",
+    "show_krl", "show_health", "show_metrics",
 }  # fmt: skip
 DISTURBING = {"change_space", "delete_space", "delete_user"}
 """What would take its spaces and users from the others."""
 OPEN = {"show_health"}
+OTHER_KINDS = {"show_metrics": "text/plain", "show_krl": "application/octet-stream"}
 KEYS = [f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKPpS1dRVw4rsMfwXFH9ML5HbUaP6vfiUDb7oZDIEp2I{end}" for end in ("", " me@home")]
 
 
@@ -68,7 +69,7 @@ def test_answers_are_described(system: System) -> None:
         answers = operation["responses"]
         success = [status for status in answers if status.startswith("2")]
         assert len(success) == 1
-        kind = "text/plain" if name == "show_metrics" else "application/json"
+        kind = OTHER_KINDS.get(name, "application/json")
         assert list(answers[success[0]]["content"]) == [kind]
         assert {"schema", "example"} <= set(answers[success[0]]["content"][kind])
         problems = set(answers) - set(success)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -49,12 +49,14 @@ from knot_server.http.openapi import (
     FORWARD,
     FORWARD_REQUEST,
     JOIN_TOKEN,
+    KRL,
     METRICS,
     SPACE,
     TAGS,
     USER,
     Api,
     answers,
+    binary,
     body,
     operation_id,
     plain,
@@ -268,6 +270,11 @@ def _certificates(services: Services) -> APIRouter:
     async def show_ca(_actor: Actor = caller) -> CaInfo:
         """The public keys of both CAs, and where the hub is."""
         return CaInfo(user_ca=services.authority.user_ca, host_ca=services.authority.host_ca, hub=services.hub_address)
+
+    @routes.get("/api/krl", summary="Read what is revoked", response_class=Response, responses=binary(KRL, 401))
+    async def show_krl(_actor: Actor = caller) -> Response:
+        """All that is revoked, in OpenSSH's format (PROTOCOL.krl): for `RevokedKeys` of sshd, `RevokedHostKeys` of ssh."""
+        return Response(await services.revocations.krl(), media_type="application/octet-stream")
 
     @routes.post(
         "/api/certificates",

@@ -71,6 +71,7 @@ CERTIFICATE = {
     "principals": ["alice@eu"],
     "expires_at": "2026-11-20T10:30:00Z",
 }
+KRL = "SSHKRL\n\u0000…"
 DONE = {"success": True}
 EXAMPLE_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKPpS1dRVw4rsMfwXFH9ML5HbUaP6vfiUDb7oZDIEp2I"
 METRICS = """\
@@ -98,7 +99,17 @@ def answers(example: object, *problems: int, status: int = 200) -> Answers:
 
 def plain(example: str, *problems: int) -> Answers:
     """The same for a route whose success is plain text."""
-    content = {"text/plain": {"schema": {"type": "string"}, "example": example}}
+    return _other("text/plain", {"type": "string"}, example, *problems)
+
+
+def binary(example: str, *problems: int) -> Answers:
+    """The same for a route whose success is bytes."""
+    return _other("application/octet-stream", {"type": "string", "format": "binary"}, example, *problems)
+
+
+def _other(kind: str, schema: dict[str, str], example: str, *problems: int) -> Answers:
+    """A route whose success is no JSON."""
+    content = {kind: {"schema": schema, "example": example}}
     return answers(example, *problems) | {200: {"description": "Success.", "content": content}}
 
 

@@ -13,7 +13,9 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import ColumnElement
 
+from knot_keys.authority import Authority
 from knot_keys.keyfiles import fingerprint, parse_public_key
+from knot_keys.krl import make_krl
 from knot_keys.revocation import RevocationList
 from knot_server.roster import Roster
 from knot_server.store.database import Database
@@ -28,12 +30,15 @@ GRACE = 120
 class Revocations:
     """The list of what is revoked. `current` is the copy that the hub decides by."""
 
-    def __init__(self, database: Database, roster: Roster, lifetime: int) -> None:
+    def __init__(self, database: Database, authority: Authority, roster: Roster, lifetime: int) -> None:
         self._database = database
+        self._authority = authority
         self._roster = roster
         self._lifetime = lifetime
         self.current = RevocationList()
         self._refreshing = asyncio.Lock()  # an older reading must not overtake a newer one
+        self._krl: tuple[RevocationList, bytes] | None = None
+        self._making = asyncio.Lock()
         self.on_change: list[Callable[[], None]] = []
 
     async def load(self) -> None:
@@ -72,6 +77,14 @@ class Revocations:
         await asyncio.gather(*farewells, self._roster.tell("keys.revoked", self.message()))
         for listener in self.on_change:
             listener()
+
+    async def krl(self) -> bytes:
+        """The list as OpenSSH reads it, made when it is first asked for; raises KrlUnavailable."""
+        async with self._making:
+            if self._krl is None or self._krl[0] is not self.current:
+                current = self.current
+                self._krl = current, await make_krl(current, self._authority.ca_keys)
+            return self._krl[1]
 
     def message(self) -> Revoked:
         return Revoked(serials=sorted(self.current.serials), keys=sorted(self.current.keys))

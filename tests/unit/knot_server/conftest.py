@@ -241,7 +241,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     database = await Database.create(folder)
     authority = Authority.create(folder)
     roster = Roster()
-    revocations = Revocations(database, roster, LIFETIME)
+    revocations = Revocations(database, authority, roster, LIFETIME)
     spaces = Spaces(database, authority, revocations, roster)
     enrolment = Enrolment(database, authority, revocations)
     forwarding = Forwarding(database, roster)
