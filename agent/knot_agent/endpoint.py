@@ -45,6 +45,7 @@ class Rules:
     channels: Channels = field(default_factory=Channels)
     tally: Tally = field(default_factory=Tally)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
+    tasks: Tasks = field(default_factory=Tasks)
 
     @property
     def budget(self) -> Budget:
@@ -71,7 +72,6 @@ class Endpoint:
         self._options: Any = None
         self._listener: Closeable | None = None
         self._accepting = False
-        self._tasks = Tasks()
 
     async def serve(self, sock: socket.socket | None) -> None:
         """Start accepting; without a socket, what comes through the hub alone.
@@ -107,7 +107,7 @@ class Endpoint:
         self.stop_accepting()
         await asyncio.gather(*(close(keeper.connection) for keeper in list(self._rules.connected)))
         self._rules.channels.abort()
-        await self._tasks.cancel()
+        await self._rules.tasks.cancel()
 
     def _connection(self) -> ServerConnection:
         return ServerConnection(self._rules.plane, self._options)
@@ -125,14 +125,14 @@ class Endpoint:
             client = keeper.client
             if client and revoked.covers(client.serial, client.fingerprint):
                 log.warning("connection cut", reason="revoked", key_id=client.identity.encode()[1], serial=client.serial)
-                self._tasks.start(close(keeper.connection))
+                self._rules.tasks.start(close(keeper.connection))
 
 
 class EndpointDoorkeeper(Doorkeeper):
     """One for each connection to the endpoint. The login name is not looked at: the certificate decides."""
 
     def __init__(self, rules: Rules) -> None:
-        super().__init__(rules.room)
+        super().__init__(rules.room, rules.tasks)
         self._rules = rules
         self.client: ClientCertificate | None = None
         self._sparing = Sparing()
@@ -149,7 +149,9 @@ class EndpointDoorkeeper(Doorkeeper):
         return self._judged(shown) is not None
 
     def entered(self, login: str, shown: Shown) -> None:
-        self.client = self._judged(shown)
+        self.client = client = self._judged(shown)
+        if client:
+            self.leave_in_time(client)
 
     def session_requested(self) -> Any:
         raise _prohibited("this endpoint forwards ports and has no shell, commands or files")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +20,15 @@ from asyncssh.connection import SSHClientConnectionOptions, SSHServerConnectionO
 from asyncssh.packet import SSHPacket, String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, decode_ssh_public_key
 
-from knot_keys.certificates import CertificateRefused
+from knot_keys.certificates import CertificateRefused, ClientCertificate
+from knot_keys.identity import Role
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.connection import CarryingConnection
 from knot_ssh.dataplane.plane import DataPlane, dial
 from knot_ssh.errors import KnotError, Unavailable
+from knot_ssh.tasks import Tasks
 from knot_ssh.words import printable
 
 LOGIN_TIMEOUT = 10
@@ -35,6 +38,8 @@ CONNECT_TIMEOUT = 3
 KEEPALIVE_INTERVAL = 4
 KEEPALIVE_COUNT = 3
 """A silent peer is given up after interval x (count + 1) = 16 s."""
+CLOCK_SECONDS = 60.0
+"""How often the clock is looked at for a certificate's end, for it may be set meanwhile."""
 LOGIN_TRIES = 6
 """Keys and passwords one connection may try (sshd's MaxAuthTries)."""
 
@@ -65,8 +70,10 @@ class Doorkeeper(asyncssh.SSHServer):
 
     connection: ServerConnection
 
-    def __init__(self, room: WaitingRoom) -> None:
+    def __init__(self, room: WaitingRoom, tasks: Tasks) -> None:
         self._room = room
+        self._tasks = tasks
+        self._leaving: asyncio.Task[None] | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         assert isinstance(conn, ServerConnection)
@@ -75,6 +82,8 @@ class Doorkeeper(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._room.leave(self.connection)
+        if self._leaving:
+            self._leaving.cancel()
 
     def auth_completed(self) -> None:
         self._room.leave(self.connection)
@@ -121,6 +130,21 @@ class Doorkeeper(asyncssh.SSHServer):
     def entered(self, login: str, shown: Shown) -> None:
         """The holder has proved to have the key: now remember who it is."""
         raise NotImplementedError
+
+    def leave_in_time(self, client: ClientCertificate) -> None:
+        """End a person's connection once its certificate has run out and nothing is open on it.
+
+        Stock ssh would hold on to it, though every channel is refused; ended, it can come again with a new certificate. An
+        agent changes over to a new link by itself.
+        """
+        if client.identity.role is Role.PERSON and self._leaving is None:
+            self._leaving = self._tasks.start(self._leave_at(client.expires_at))
+
+    async def _leave_at(self, moment: float) -> None:
+        while (left := moment - time.time()) > 0:  # noqa: ASYNC110 - nobody tells when the clock is set
+            await asyncio.sleep(min(left, CLOCK_SECONDS))
+        await self.connection.wait_idle()
+        self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, "the certificate has expired; connect again with a new one")
 
 
 class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):

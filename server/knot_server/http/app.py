@@ -268,8 +268,11 @@ def _certificates(services: Services) -> APIRouter:
 
     @routes.get("/api/ca", summary="Show the certificate authorities", responses=answers(CA, 401))
     async def show_ca(_actor: Actor = caller) -> CaInfo:
-        """The public keys of both CAs, and where the hub is."""
-        return CaInfo(user_ca=services.authority.user_ca, host_ca=services.authority.host_ca, hub=services.hub_address)
+        """The public keys of both CAs, where the hub is, and its own host key."""
+        authority = services.authority
+        return CaInfo(
+            user_ca=authority.user_ca, host_ca=authority.host_ca, hub=services.hub_address, hub_key=services.hub.host_key
+        )
 
     @routes.get("/api/krl", summary="Read what is revoked", response_class=Response, responses=binary(KRL, 401))
     async def show_krl(_actor: Actor = caller) -> Response:

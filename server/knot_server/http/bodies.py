@@ -105,6 +105,7 @@ class CaInfo(BaseModel):
     user_ca: str = Field(description="Signs users and agents (OpenSSH public key line).")
     host_ca: str = Field(description="Signs hosts (OpenSSH public key line).")
     hub: str = Field(description="host:port of the hub.")
+    hub_key: str = Field(description="The hub's public host key, for clients that pin it.")
 
 
 class CertificateOrder(Message):

@@ -65,6 +65,7 @@ CA = {
     "user_ca": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE1",
     "host_ca": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE2",
     "hub": "knot.example.com:2222",
+    "hub_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE3",
 }
 CERTIFICATE = {
     "certificate": "ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tEXAMPLE",

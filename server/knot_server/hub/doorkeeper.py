@@ -91,7 +91,7 @@ class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby.room)
+        super().__init__(lobby.room, lobby.tasks)
         self._lobby = lobby
         self._login = ""
         self._served = False
@@ -153,6 +153,8 @@ class HubDoorkeeper(Doorkeeper):
         else:
             client = self._judged(shown)
             self._visitor = Caller(client) if client else None
+            if client:
+                self.leave_in_time(client)
 
     def session_requested(self) -> Any:
         """One session, for one of our subsystems; there is no shell, command, pty or sftp behind it."""

@@ -11,6 +11,7 @@ from knot_keys.authority import Authority
 from knot_keys.certificates import read_certificate
 from knot_keys.connections import Credential, ServerConnection, close, server_options
 from knot_keys.identity import HubIdentity
+from knot_keys.keyfiles import public_line
 from knot_server.hub.control import Control
 from knot_server.hub.doorkeeper import LOGIN_REASONS, HubDoorkeeper, Lobby
 from knot_server.hub.joining import serve_joiner
@@ -50,6 +51,11 @@ class Hub:
         self._listener: Closeable | None = None
         revocations.on_change.append(self._drop_revoked)
         renaming.on_rename.append(self.relay.rename)
+
+    @property
+    def host_key(self) -> str:
+        """The hub's public host key line."""
+        return public_line(self._host_key)
 
     async def listen(self, address: Address) -> Address:
         """Bind and start accepting; gives the address with the port that was bound. Raises BadInput when it is taken."""
