@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -12,14 +13,27 @@ import urllib3
 from knot_ssh.addresses import is_server_url
 from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, Unavailable, error_for
 
-CONNECT_SECONDS = 5
-READ_SECONDS = 30
+ANSWER_LIMIT = 1 << 26
+"""Bytes of an answer: a list of 100,000 spaces, or of a million revoked serials, is shorter."""
+GATEWAY_STATUSES = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+"""How a proxy says, in words of its own, that the server is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds to wait for a connection, and for each part of an answer."""
+
+    connect: float = 5
+    read: float = 30
+
+
+USUAL = Patience()
 
 
 class Api:
     """One server, as one user. Every method raises the error that the server answered with, or Unavailable."""
 
-    def __init__(self, server: str, token: str) -> None:
+    def __init__(self, server: str, token: str, patience: Patience = USUAL) -> None:
         """`server` is the URL; raises BadInput for anything else. The token is sent in a header alone."""
         if not is_server_url(server):
             raise BadInput(
@@ -31,7 +45,8 @@ class Api:
             raise NotAuthenticated("the API token is not one: it must be copied whole, without spaces")
         self._server = server.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS))
+        timeout = urllib3.Timeout(connect=patience.connect, read=patience.read)
+        self._pool = urllib3.PoolManager(retries=False, timeout=timeout)
 
     def close(self) -> None:
         """Close the connections that are kept for further requests; the client may still be used."""
@@ -39,6 +54,13 @@ class Api:
 
     def get(self, *path: str) -> Any:
         return self._call("GET", path)
+
+    def get_bytes(self, *path: str) -> bytes:
+        """What stands there, as it is."""
+        status, data = self._request("GET", path)
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise _error(self._parsed(data, status), status)
+        return data
 
     def post(self, *path: str, body: Any) -> Any:
         return self._call("POST", path, body)
@@ -50,19 +72,34 @@ class Api:
         return self._call("DELETE", path)
 
     def _call(self, method: str, path: tuple[str, ...], body: Any = None) -> Any:
+        status, data = self._request(method, path, None if body is None else json.dumps(body).encode())
+        answer = self._parsed(data, status)
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise _error(answer, status)
+        return answer
+
+    def _request(self, method: str, path: tuple[str, ...], data: bytes | None = None) -> tuple[int, bytes]:
+        """The answer's status and body."""
         url = "/".join([self._server, *(quote(step, safe="") for step in path)])
-        data = None if body is None else json.dumps(body).encode()
         try:
-            response = self._pool.request(method, url, body=data, headers=self._headers, redirect=False)
+            response = self._pool.request(
+                method, url, body=data, headers=self._headers, redirect=False, preload_content=False, decode_content=False
+            )
+            body = bytes(response.read(ANSWER_LIMIT + 1))
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(f"the server at {self._server} did not answer: {_cause(error)}") from None
+        if len(body) > ANSWER_LIMIT:
+            response.close()
+            raise KnotError(f"{self._server} answered more than {ANSWER_LIMIT} bytes")
+        return response.status, body
+
+    def _parsed(self, data: bytes, status: int) -> Any:
         try:
-            answer = json.loads(response.data)
+            return json.loads(data)
         except (ValueError, RecursionError):
-            raise KnotError(f"{self._server} is not a knot server: it answered {response.status} without JSON") from None
-        if response.status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise _error(answer, response.status)
-        return answer
+            if status in GATEWAY_STATUSES:
+                raise Unavailable(f"the server behind {self._server} did not answer: its gateway says {status}") from None
+            raise KnotError(f"{self._server} is not a knot server: it answered {status} without JSON") from None
 
 
 def _error(answer: Any, status: int) -> KnotError:

@@ -19,7 +19,7 @@ from knot_ssh.places import config_file, default_socket
 from knot_ssh.ports import Ports, PortsOfAgent, PortsOfServer
 
 if TYPE_CHECKING:
-    from knot_ssh.api import Api
+    from knot_ssh.api import Api, Patience
 
 SERVER_VARIABLES = ("KNOT_SERVER", "KNOT_URL")
 TOKEN_VARIABLE = "KNOT_TOKEN"
@@ -43,9 +43,9 @@ def given(server: str | None = None, token: str | None = None) -> Given:
     return Given(server or named, token or os.environ.get(TOKEN_VARIABLE))
 
 
-def api(said: Given) -> Api:
+def api(said: Given, patience: Patience | None = None) -> Api:
     """A client of the server that was named or is kept; raises BadInput or NotAuthenticated when something is missing."""
-    from knot_ssh.api import Api
+    from knot_ssh.api import USUAL, Api
 
     kept = Given() if said.server and said.token else _kept()
     server = said.server or kept.server
@@ -54,10 +54,22 @@ def api(said: Given) -> Api:
     is_kept = server.rstrip("/") == kept.server
     token = said.token or (kept.token if is_kept else None)  # a kept token goes to the kept server alone
     if token:
-        return Api(server, token)
+        return Api(server, token, patience or USUAL)
     if kept.token:
         raise NotAuthenticated(f"the token kept by `knot login` is for {kept.server}; give one for {server} with --token")
     raise NotAuthenticated
+
+
+def chosen_server(said: Given) -> str | None:
+    """The URL of the server that `api` would ask."""
+    server = said.server or _kept().server
+    return server.rstrip("/") if server else None
+
+
+def keeps_login(server: str) -> bool:
+    """Whether `knot login` has kept a token for this server."""
+    kept = _kept()
+    return bool(kept.token) and kept.server == server.rstrip("/")
 
 
 @contextlib.contextmanager

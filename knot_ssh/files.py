@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import secrets
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from knot_ssh.errors import KnotError, LooseFile
+from knot_ssh.errors import KnotError, LooseFile, Unavailable
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 SHARED_BITS = 0o077
 LOCK_FILE = "lock"
+LOCK_PAUSE = 0.02
+"""Seconds between two looks at a lock that another process holds."""
 
 
 def make_private_folder(folder: Path) -> None:
@@ -48,6 +53,23 @@ def replace_file(path: Path, data: bytes) -> None:
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def replace_contents(path: Path, data: bytes) -> None:
+    """The same for somebody's own file: mode, owner and group stay. Raises KnotError where they cannot be kept."""
+    status = path.stat()
+    draft = _write_draft(path, data)
+    try:
+        if (status.st_uid, status.st_gid) != (draft.stat().st_uid, draft.stat().st_gid):
+            os.chown(draft, status.st_uid, status.st_gid)
+        draft.chmod(stat.S_IMODE(status.st_mode))  # after chown, which takes bits away
+        draft.replace(path)
+    except BaseException as error:
+        draft.unlink(missing_ok=True)
+        if isinstance(error, PermissionError):
+            raise KnotError(f"{path} cannot be replaced with its owner and group kept; nothing was changed") from None
         raise
     _sync_folder(path.parent)
 
@@ -86,6 +108,27 @@ def lock_folder(folder: Path, user: str) -> int:
         os.close(descriptor)
         raise KnotError(f"another {user} is running in {folder}; stop it, or choose another --data") from None
     return descriptor
+
+
+@contextlib.contextmanager
+def locked(path: Path, seconds: float) -> Iterator[None]:
+    """Hold this file's lock, waiting for another process of ours for so long; raises Unavailable when it takes longer."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        _wait_for_lock(descriptor, time.monotonic() + seconds, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, deadline: float, path: Path) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Unavailable(f"another process has held {path} for long; try again") from None
+            time.sleep(LOCK_PAUSE)
 
 
 def _write_draft(path: Path, data: bytes) -> Path:

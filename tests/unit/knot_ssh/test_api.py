@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from knot_ssh.api import Api
+from knot_ssh.api import Api, Patience
 from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, NotFound, NotRunning, Unavailable
 
 
@@ -127,7 +127,7 @@ def test_error_in_another_shape(server: Server, api: Api, body: object) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>hello</html>", b"\xff", b"{"])
-@pytest.mark.parametrize("status", [200, 502])
+@pytest.mark.parametrize("status", [200, 500])
 def test_other_servers_are_told_apart(server: Server, api: Api, status: int, body: bytes) -> None:
     """An answer that is no JSON comes from something else than a knot server, and the error says so."""
     server.will_answer(status, body)
@@ -191,3 +191,47 @@ def test_token_cannot_carry_a_header(token: str) -> None:
     with pytest.raises(NotAuthenticated) as caught:
         Api("http://127.0.0.1:1", token)
     assert token not in str(caught.value)
+
+
+def test_bytes(server: Server, api: Api) -> None:
+    """What is no JSON is given as it is."""
+    server.will_answer(200, b"\x00\xff{")
+    assert api.get_bytes("api", "krl") == b"\x00\xff{"
+
+
+def test_refusal_in_the_place_of_bytes(server: Server, api: Api) -> None:
+    """A refusal is the server's error there, too; what claims to be one without JSON is no knot server's."""
+    server.will_answer(404, {"success": False, "error": "no", "code": "not_found"})
+    with pytest.raises(NotFound):
+        api.get_bytes("api", "krl")
+    server.will_answer(404, b"<html>")
+    with pytest.raises(KnotError, match="not a knot server"):
+        api.get_bytes("api", "krl")
+
+
+def test_answers_are_bounded(server: Server, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server cannot fill our memory."""
+    monkeypatch.setattr("knot_ssh.api.ANSWER_LIMIT", 10)
+    server.will_answer(200, b'"12345678"')
+    assert api.get("api", "ca") == "12345678"
+    server.will_answer(200, b'"123456789"')
+    for ask in (api.get, api.get_bytes):
+        with pytest.raises(KnotError, match="answered more than 10 bytes"):
+            ask("api", "ca")
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_gateway_without_server(server: Server, api: Api, status: int) -> None:
+    """A proxy that says in its own words that the server is away means just that."""
+    server.will_answer(status, b"<html>Bad Gateway</html>")
+    with pytest.raises(Unavailable, match=f"its gateway says {status}"):
+        api.get("api", "spaces")
+
+
+def test_patience() -> None:
+    """Who has little time waits no longer than that."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = Api(f"http://127.0.0.1:{silent.getsockname()[1]}", "t", Patience(connect=0.05, read=0.05))
+        with pytest.raises(Unavailable, match="no answer in time"):
+            api.get("api", "ca")
+        api.close()

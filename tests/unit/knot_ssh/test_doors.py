@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from knot_ssh.doors import Given, api, given, keep, open_ports
+from knot_ssh.doors import Given, api, chosen_server, given, keep, keeps_login, open_ports
 from knot_ssh.errors import BadInput, LooseFile, NotAuthenticated, Unavailable
 from knot_ssh.places import config_file, default_socket
 from knot_ssh.ports import PortsOfAgent, PortsOfServer
@@ -105,3 +105,14 @@ def test_settings_are_read_strictly() -> None:
     path.write_text("servr: x\n")
     with pytest.raises(BadInput, match=r"config\.yaml:1: servr"):
         api(Given())
+
+
+def test_what_is_kept_can_be_asked_for() -> None:
+    """Which server would be asked, and for which one a login is kept, can be known beforehand."""
+    assert chosen_server(Given()) is None
+    assert not keeps_login(URL)
+    keep(URL, "t")
+    assert chosen_server(Given()) == URL
+    assert chosen_server(Given("http://127.0.0.1:3000/")) == "http://127.0.0.1:3000"
+    assert keeps_login(URL + "/")
+    assert not keeps_login("http://127.0.0.1:3000")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from knot_ssh.errors import KnotError, LooseFile
-from knot_ssh.files import create_private_file, make_private_folder, read_secret, replace_file
+from knot_ssh.errors import KnotError, LooseFile, Unavailable
+from knot_ssh.files import create_private_file, locked, make_private_folder, read_secret, replace_contents, replace_file
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -209,3 +210,65 @@ def test_folder_is_no_secret(tmp_path: Path) -> None:
     make_private_folder(tmp_path / "secret")
     with pytest.raises(KnotError, match=str(tmp_path / "secret")):
         read_secret(tmp_path / "secret")
+
+
+@pytest.mark.parametrize("bits", [0o600, 0o644, 0o400, 0o660])
+def test_contents_alone_are_replaced(tmp_path: Path, bits: int) -> None:
+    """Somebody's own file keeps its mode when its contents change."""
+    path = tmp_path / "config"
+    path.write_bytes(b"old")
+    path.chmod(bits)
+    replace_contents(path, b"new")
+    assert (path.read_bytes(), mode(path)) == (b"new", bits)
+
+
+@needs_root
+def test_contents_are_replaced_for_their_owner(tmp_path: Path) -> None:
+    """Owner and group stay, too."""
+    path = tmp_path / "config"
+    path.write_bytes(b"old")
+    os.chown(path, 12345, 23456)
+    replace_contents(path, b"new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456)
+
+
+@needs_root
+def test_owner_that_cannot_be_kept() -> None:
+    """Where the owner cannot be kept, nothing is changed, and no draft is left."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # that another user can reach
+        path = Path(folder, "config")
+        path.write_bytes(b"old")
+        path.chmod(0o644)
+        path.parent.chmod(0o777)
+        os.seteuid(12345)
+        try:
+            with pytest.raises(KnotError, match="nothing was changed"):
+                replace_contents(path, b"new")
+        finally:
+            os.seteuid(0)
+        assert (path.read_bytes(), os.listdir(folder)) == (b"old", ["config"])
+
+
+def test_lock_is_waited_for(tmp_path: Path) -> None:
+    """Who comes second waits until the first is through."""
+    order = []
+
+    def second() -> None:
+        with locked(tmp_path / "lock", 10):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with locked(tmp_path / "lock", 0):
+        thread.start()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert mode(tmp_path / "lock") == 0o600
+
+
+def test_lock_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    """When the first takes too long, the second is told so; afterwards the lock is free."""
+    with locked(tmp_path / "lock", 0), pytest.raises(Unavailable, match="try again"), locked(tmp_path / "lock", 0.05):
+        raise AssertionError("both have it")
+    with locked(tmp_path / "lock", 0):
+        pass
