@@ -63,6 +63,32 @@ def ssh_forwarding(
             yield running, ports
 
 
+SSHD_SETTINGS = (
+    "PermitRootLogin prohibit-password",
+    "PasswordAuthentication no",
+    "KbdInteractiveAuthentication no",
+    "UsePAM no",
+    "StrictModes no",
+    "PidFile none",
+    "LogLevel DEBUG1",
+)
+"""Of every sshd here. The first value that sshd reads for a setting counts."""
+
+
+@contextlib.contextmanager
+def sshd(system: System, folder: Path, lines: list[str]) -> Iterator[tuple[Running, int]]:
+    """Run an sshd with these lines of configuration; gives its port."""
+    assert SSHD, "sshd is not installed"
+    if os.getuid() == 0:
+        PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
+    with reserved_ports(1) as (port,):
+        file = folder / "sshd_config"
+        file.write_text("\n".join([f"ListenAddress 127.0.0.1:{port}", *lines, *SSHD_SETTINGS, ""]))
+        with _running([SSHD, "-D", "-e", "-f", str(file)], folder / "sshd.log", system) as running:
+            running.wait_for("Server listening")
+            yield running, port
+
+
 class Sshd:
     """What an sshd and its client need, in a folder: two CAs, and a host and a person that they have certified."""
 
@@ -84,32 +110,17 @@ class Sshd:
     @contextlib.contextmanager
     def serving(self, system: System, *lines: str) -> Iterator[tuple[Running, int]]:
         """Run sshd with these lines of configuration besides; gives its port."""
-        assert SSHD, "sshd is not installed"
-        if os.getuid() == 0:
-            PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
-        with reserved_ports(1) as (port,):
-            file = self.folder / "sshd_config"
-            file.write_text("\n".join([*self._configuration(port), *lines, ""]))
-            with _running([SSHD, "-D", "-e", "-f", str(file)], self.folder / "sshd.log", system) as running:
-                running.wait_for("Server listening")
-                yield running, port
+        with sshd(system, self.folder, [*self._configuration(), *lines]) as running:
+            yield running
 
-    def _configuration(self, port: int) -> list[str]:
+    def _configuration(self) -> list[str]:
         folder = self.folder
         return [
-            f"ListenAddress 127.0.0.1:{port}",
             f"HostKey {folder / 'host'}",
             f"HostCertificate {folder / 'host-cert.pub'}",
             f"TrustedUserCAKeys {folder / USER_CA_FILE}.pub",
             f"AuthorizedPrincipalsFile {folder / 'principals'}",
             "AuthorizedKeysFile none",
-            "PermitRootLogin prohibit-password",
-            "PasswordAuthentication no",
-            "KbdInteractiveAuthentication no",
-            "UsePAM no",
-            "StrictModes no",
-            "PidFile none",
-            "LogLevel DEBUG1",
         ]
 
 

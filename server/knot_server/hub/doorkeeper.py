@@ -158,7 +158,9 @@ class HubDoorkeeper(Doorkeeper):
 
     def session_requested(self) -> Any:
         """One session, for one of our subsystems; there is no shell, command, pty or sftp behind it."""
-        if self._served or not isinstance(self._visitor, Joiner | Member):
+        if not isinstance(self._visitor, Joiner | Member):
+            raise _prohibited("the hub leads to the endpoints of spaces and has no shell, commands or files")
+        if self._served:
             return False
         self._served = True
         wanted = JOIN_SUBSYSTEM if isinstance(self._visitor, Joiner) else CONTROL_SUBSYSTEM
@@ -167,7 +169,7 @@ class HubDoorkeeper(Doorkeeper):
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         """Judge a direct-tcpip channel; gives it, and what relays it."""
         if not isinstance(self._visitor, Caller):
-            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "relaying takes a client certificate")
+            raise _prohibited("relaying takes a client certificate")
         lobby = self._lobby
         return lobby.relay.request(self.connection, self._visitor.client, lobby.revocations.current, dest_host, dest_port)
 
@@ -270,3 +272,7 @@ class SubsystemSession(SSHServerStreamSession[bytes]):
 
     def subsystem_requested(self, subsystem: str) -> bool:
         return subsystem == self._name
+
+
+def _prohibited(reason: str) -> asyncssh.ChannelOpenError:
+    return asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, reason)

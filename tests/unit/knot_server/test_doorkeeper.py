@@ -178,14 +178,15 @@ async def test_only_members_are_relayed_to(hub: Hub) -> None:
 
 
 async def test_nothing_else_is_forwarded(hub: Hub) -> None:
-    """There are no unix sockets, tunnels, and no sessions for callers."""
+    """There are no unix sockets and tunnels, and callers hear that there are no sessions."""
     for keeper in (hub.member(), hub.caller(), hub.door()):
         assert not keeper.unix_connection_requested("/tmp/x")
         assert not keeper.unix_server_requested("/tmp/x")
         assert not keeper.tun_requested(0)
         assert not keeper.tap_requested(0)
-    assert not hub.caller().session_requested()
-    assert not hub.door().session_requested()
+    for keeper in (hub.caller(), hub.door()):
+        with pytest.raises(asyncssh.ChannelOpenError, match="no shell, commands or files"):
+            keeper.session_requested()
 
 
 # Registering
