@@ -3,14 +3,23 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= $(shell expr $$(nproc) + 1)
+# Hundreds of processes are started: what one has compiled the next shall find.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test faults bench lint types check clean
 
 demo: $(STAMP)
 	@$(BIN)/knot demo $(ARGS)
 
+# Most tests wait most of the time, and run beside each other; those marked `alone` measure, and have the machine for themselves.
 test: $(STAMP)
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	$(BIN)/pytest -m 'not alone' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m alone
+endif
 
 faults: $(STAMP)
 	KNOT_FULL=1 $(BIN)/pytest tests/faults --capture=no $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,14 @@ from tests.support.system import AgentOf, System, running_system
 def pytest_configure(config: pytest.Config) -> None:
     register(config)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored, down to what we start
+    if work := getattr(config, "workerinput", None):
+        shorten(config, work["workerid"])
+
+
+def shorten(config: pytest.Config, worker: str) -> None:
+    """Give a worker of pytest-xdist a temporary folder with a short name: agents' sockets lie in it, whose paths may have 107
+    bytes, see unix(7)."""
+    config.option.basetemp = str(Path(config.option.basetemp).with_name(worker.removeprefix("gw")))
 
 
 @pytest.fixture

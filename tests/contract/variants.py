@@ -14,7 +14,8 @@ from pathlib import Path
 from tests.support import knot_forward, paramiko_forward
 from tests.support.configured import ConfiguredAgent
 from tests.support.doors import Doors, Ports
-from tests.support.openssh import RUNNER, Sshd, reserved_ports, ssh_forwarding
+from tests.support.openssh import RUNNER, Sshd, ssh_forwarding
+from tests.support.ports import free_ports
 from tests.support.system import AgentOf, Running, System
 
 OWNER = "contract"
@@ -92,13 +93,12 @@ def between_agents(lab: Lab, source_plane: str, target_plane: str, cipher: str) 
     source = lab.agent(source_plane, [cipher], f"source-{source_plane}-{_short(cipher)}")
     target = lab.target(target_plane)
     source_io = partial(lab.system.api(OWNER).post, "space-io", source.id, "port")
-    with reserved_ports(len(lab.doors.addresses)) as free:
-        ports = Ports(*free)
-        for local, remote in zip(ports, lab.doors.ports, strict=True):
-            source_io("forward", body={"local_port": local, "space": target.name, "remote_port": remote})
-        yield ports, None
-        for local in ports:
-            source_io("stop", body={"local_port": local})
+    ports = Ports(*free_ports(len(lab.doors.addresses)))
+    for local, remote in zip(ports, lab.doors.ports, strict=True):
+        source_io("forward", body={"local_port": local, "space": target.name, "remote_port": remote})
+    yield ports, None
+    for local in ports:
+        source_io("stop", body={"local_port": local})
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.configured import ConfiguredAgent
 from tests.support.doors import Doors, Line, Ports
-from tests.support.openssh import reserved_ports
+from tests.support.ports import free_ports
 from tests.support.relay import Relay, relaying
 from tests.support.system import System
 from tests.support.waiting import until
@@ -84,7 +84,7 @@ class Bridge:
 def bridge(system: System, name: str, plane: str, folder: Path, *, relayed: bool = False, **settings: Any) -> Iterator[Bridge]:
     """A bridge of agents that are just starting; with a relay between them where one is wanted, and further settings."""
     with contextlib.ExitStack() as stack:
-        free = stack.enter_context(reserved_ports(5))
+        free = free_ports(5)
         relay = stack.enter_context(relaying(free[0])) if relayed else None
         made = Bridge(system, name, {"data_plane": plane, **settings}, folder, free, relay)
         stack.callback(made.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,17 @@ from tests.support.system import System
 PLANES = ["fast", "stock"]
 ATTACKED = PLANES if FULL else PLANES[:1]
 """The stock data plane has to keep the bounds; whether it endures every attack is looked at in full runs."""
+HERE = Path(__file__).parent
+UNHURRIED = ("half_close", "hostile_hub", "kill", "ledger", "link", "store", "target", "torn_files", "torn_lists")
+"""Modules that measure neither time nor load, and may run beside others."""
+BESIDE = [HERE / f"test_{name}.py" for name in UNHURRIED]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let all other tests of this folder have the machine for themselves."""
+    for item in items:
+        if HERE in item.path.parents and item.path not in BESIDE:
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

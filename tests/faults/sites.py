@@ -10,12 +10,11 @@ from typing import Any
 
 from knot_keys.certificates import expires_at, read_certificate
 from knot_ssh.errors import NotRunning, Unavailable
-from knot_ssh.local import SOCKET_FILE, AgentSocket
-from knot_ssh.ports import PortsOfAgent, PortsOfServer
+from knot_ssh.ports import PortsOfServer
 from tests.support.configured import ConfiguredAgent
 from tests.support.networks import Place, inside
-from tests.support.openssh import reserved_ports
 from tests.support.placed import ENDPOINT, PlacedAgent, PlacedSystem
+from tests.support.ports import free_ports
 from tests.support.services import free_port
 from tests.support.system import System
 from tests.support.waiting import until
@@ -77,7 +76,7 @@ class Site:
 
     def stop_forwards(self) -> None:
         """Stop all of the source's."""
-        for forward in forwards(self.near):
+        for forward in self.near.forwards():
             PortsOfServer(self.system.api(OWNER)).stop(self.near.id, forward["local_port"])
 
     def start(self, name: str) -> float:
@@ -119,7 +118,8 @@ def site(
     system = System(folder, options)
     system.program = program or system.program
     common = settings or {}
-    with reserved_ports(1 + len(targets)) as ports, contextlib.closing(system):
+    ports = free_ports(1 + len(targets))
+    with contextlib.closing(system):
         system.start()
         agents = {"near": ConfiguredAgent(system, "near", OWNER, common, folder)}
         for name in targets:
@@ -143,19 +143,13 @@ def place_of(agent: ConfiguredAgent) -> Place | None:
 
 def status(agent: ConfiguredAgent, local: int) -> dict[str, Any]:
     """How a forward stands, as the agent itself says."""
-    return next(forward for forward in forwards(agent) if forward["local_port"] == local)
+    return next(forward for forward in agent.forwards() if forward["local_port"] == local)
 
 
 def mode(agent: ConfiguredAgent, local: int) -> str | None:
     """How a forward's target is reached at this moment; None when it is not."""
     found = status(agent, local)
     return str(found["mode"]) if found["state"] == "listening" else None
-
-
-def forwards(agent: ConfiguredAgent) -> list[dict[str, Any]]:
-    """All of them, asked without starting the command line."""
-    found: list[dict[str, Any]] = PortsOfAgent(AgentSocket(agent.folder / SOCKET_FILE)).list(None)["forwards"]
-    return found
 
 
 def certified_until(agent: ConfiguredAgent) -> float:

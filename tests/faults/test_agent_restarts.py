@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from knot_ssh.errors import KnotError
-from tests.faults.sites import PATHS, Site, forwards, site, status
+from tests.faults.sites import PATHS, Site, site, status
 from tests.faults.victims import in_time, steadily
 from tests.support.figures import Figure
 from tests.support.ledger import Ledger
@@ -174,7 +174,7 @@ def test_port_taken_at_restore(own: Site, figure: Figure) -> None:
 def answers(own: Site) -> bool:
     """Whether the source's agent answers on its socket."""
     try:
-        forwards(own.near)
+        own.near.forwards()
     except KnotError:
         return False
     return True
@@ -182,11 +182,11 @@ def answers(own: Site) -> bool:
 
 def state(own: Site, local: int) -> str | None:
     """How this forward stands; None where there is none."""
-    return next((str(forward["state"]) for forward in forwards(own.near) if forward["local_port"] == local), None)
+    return next((str(forward["state"]) for forward in own.near.forwards() if forward["local_port"] == local), None)
 
 
 def ports(own: Site) -> list[int]:
-    return [forward["local_port"] for forward in forwards(own.near)]
+    return [forward["local_port"] for forward in own.near.forwards()]
 
 
 def stored(own: Site) -> list[int]:

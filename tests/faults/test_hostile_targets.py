@@ -28,9 +28,8 @@ from knot_ssh.dataplane.limits import WINDOW
 from tests.faults.beds import FULL, forward, start_agent, stop_forward
 from tests.faults.victims import GREEDY, Victim, steadily
 from tests.support.measures import Growth
-from tests.support.openssh import reserved_ports
 from tests.support.rawssh import PACKET, Ended, Opened, RawSSH
-from tests.support.services import TIMEOUT, connect, read_all
+from tests.support.services import TIMEOUT, connect, free_port, read_all
 from tests.support.system import AgentOf, System
 
 MOST = 2**32 - 1
@@ -115,9 +114,8 @@ def impostors(system: System) -> Iterator[Callable[[str], Impostor]]:
         def impostor(name: str) -> Impostor:
             if name not in made:
                 listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-                (nobody,) = stack.enter_context(reserved_ports(1))
                 advertised = f"127.0.0.1:{listener.getsockname()[1]}"
-                made[name] = Impostor(start_agent(system, name, {"advertise": [advertised]}), listener, nobody)
+                made[name] = Impostor(start_agent(system, name, {"advertise": [advertised]}), listener, free_port())
             return made[name]
 
         yield impostor

@@ -13,7 +13,7 @@ import pytest
 from knot_ssh.errors import BadInput, Unavailable
 from knot_ssh.forwardsfile import check_file
 from tests.faults.beds import FULL
-from tests.faults.sites import PATIENCE, Site, forwards, site
+from tests.faults.sites import PATIENCE, Site, site
 from tests.support.configured import ConfiguredAgent
 from tests.support.figures import Figure
 from tests.support.ledger import Ledger
@@ -164,7 +164,7 @@ def problem(agent: ConfiguredAgent) -> str:
 
 
 def ports(agent: ConfiguredAgent) -> list[int]:
-    return [forward["local_port"] for forward in forwards(agent)]
+    return [forward["local_port"] for forward in agent.forwards()]
 
 
 def names_a_line(text: str, file: Path) -> bool:

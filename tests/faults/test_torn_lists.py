@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -16,8 +15,9 @@ from knot_agent.memory import MEMORY_FILE
 from knot_ssh.errors import KnotError, Unavailable
 from knot_ssh.ports import Body, PortsOfServer
 from tests.faults.beds import FULL
-from tests.faults.sites import OWNER, PATIENCE, Site, forwards, site
+from tests.faults.sites import OWNER, PATIENCE, Site, site
 from tests.support.figures import Figure
+from tests.support.ports import free_ports
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
@@ -109,7 +109,7 @@ def shown(entries: Sequence[Body]) -> State:
 def holds(own: Site, wanted: State) -> bool:
     """Whether the agent is connected and holds these."""
     try:
-        return own.near.is_running() and shown(forwards(own.near)) == wanted
+        return own.near.is_running() and shown(own.near.forwards()) == wanted
     except KnotError:
         return False
 
@@ -118,9 +118,3 @@ def remembered(own: Site) -> State:
     """What the agent would restore without the server."""
     content = json.loads((own.near.folder / MEMORY_FILE).read_text())
     return frozenset((entry["local_port"], entry["target"]["name"], entry["remote_port"]) for entry in content["forwards"])
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        socks = [stack.enter_context(closing(socket.create_server(("127.0.0.1", 0)))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in socks]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from knot_ssh.errors import HeldByFile
 from knot_ssh.ports import PortsOfServer
 from tests.conftest import Pair
 from tests.support.configured import ConfiguredAgent
+from tests.support.ports import free_ports, free_row
 from tests.support.services import answering, ask, free_port, serving
 from tests.support.system import System, running_system
 from tests.support.waiting import until
@@ -75,34 +74,9 @@ def logged(agent: ConfiguredAgent, words: str) -> list[str]:
     return [line for line in agent.running.lines() if words in line]
 
 
-def some_ports(count: int) -> list[int]:
-    """Free ports, no two the same."""
-    found: set[int] = set()
-    while len(found) < count:
-        found.add(free_port())
-    return sorted(found)
-
-
-def free_range(count: int) -> int:
-    """The first of so many free ports in a row, of those that the system gives to nobody by itself."""
-    for first in range(random.randrange(10_000, 20_000), 30_000, count):
-        if all(is_free(port) for port in range(first, first + count)):
-            return first
-    raise AssertionError("no free ports in a row")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
 def test_forwards_of_the_file(pair: Pair, tmp_path: Path) -> None:
     """What the file says is forwarded and shown as the file's, and an edit acts at once."""
-    web, other = some_ports(2)
+    web, other = free_ports(2)
     with (
         serving(answering(b"one")) as one,
         serving(answering(b"two")) as two,
@@ -121,9 +95,9 @@ def test_forwards_of_the_file(pair: Pair, tmp_path: Path) -> None:
 
 def test_ranges(pair: Pair, tmp_path: Path) -> None:
     """A range is as many forwards, each to its own port of the target."""
-    first = free_range(3)
+    first = free_row(3)[0]
     with ExitStack() as stack:
-        remote = free_range(3)
+        remote = free_row(3)[0]
         for number in range(3):
             stack.enter_context(serving(answering(b"%d" % number), port=remote + number))
         text = content({"local_port": f"{first}-{first + 2}", "space": "backend-api", "remote_port": f"{remote}-{remote + 2}"})
@@ -180,7 +154,7 @@ def test_start_with_a_broken_file(pair: Pair, tmp_path: Path) -> None:
 def test_start_without_the_server(own: System, tmp_path: Path) -> None:
     """The forwards of the file are restored while the server is away, and what is new in it waits for the server."""
     target = own.space("target")
-    local, new = some_ports(2)
+    local, new = free_ports(2)
     with serving(answering(b"alone")) as port:
         good = content(entry(local, "target", port))
         with agent_with(own, "source", good, tmp_path) as agent:
@@ -294,7 +268,7 @@ def bound_at(port: int) -> list[str]:
 
 def test_one_of_a_thousand(pair: Pair, tmp_path: Path) -> None:
     """One line changed of a thousand touches one forward."""
-    first = free_range(MANY)
+    first = free_row(MANY)[0]
     with serving(answering(b"before")) as before, serving(answering(b"after")) as after:
         entries = [entry(first + number, "backend-api", before) for number in range(MANY)]
         with agent_with(pair.system, "thousand", content(*entries), tmp_path) as agent:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Pair
 from tests.support.configured import ConfiguredAgent
+from tests.support.ports import free_ports
 from tests.support.services import answering, ask, free_port, is_refused, serving
 from tests.support.system import AgentOf
 from tests.support.waiting import until
@@ -55,7 +56,7 @@ def to_backend(local_port: int, remote_port: int = 3000, **more: object) -> dict
 
 def test_applies_a_file(source: Source) -> None:
     """What is new is established, what is not named is stopped, what is there already stays and is not mentioned."""
-    kept, old, new = sorted(free_port() for _ in range(3))
+    kept, old, new = free_ports(3)
     with serving(answering(b"here")) as port:
         first = source.apply_these(to_backend(kept, port), to_backend(old, port))
         assert first.stdout.splitlines() == [
@@ -98,7 +99,7 @@ def test_reads_standard_input(source: Source) -> None:
 
 def test_dry_run_prints_a_diff(source: Source) -> None:
     """A dry run shows by port what would go and come, changes nothing, and exits 3 if something would change."""
-    changed, gone, new = sorted(free_port() for _ in range(3))
+    changed, gone, new = free_ports(3)
     source.apply_these(to_backend(changed), to_backend(gone))
     before = source.has()
     plan = source.apply_these(to_backend(changed, 3001), to_backend(new, persistent=True), options=("--dry-run",))
@@ -201,7 +202,7 @@ def test_usage(source: Source) -> None:
 def test_a_space_that_does_not_run(pair: Pair, tmp_path: Path) -> None:
     """Persistent forwards are stored for it; others cannot be made, and say what to do."""
     pair.system.space("sleeper", run=False)
-    first, second = sorted(free_port() for _ in range(2))
+    first, second = free_ports(2)
     text = json.dumps({"forwards": [to_backend(first, persistent=True), to_backend(second)]})
     result = pair.system.run("port", "apply", "sleeper", "-f", "-", user="alice", stdin=text)
     assert result.stdout == f"Port forward stored for when the space runs: sleeper:{first} -> backend-api:3000\n"
@@ -212,7 +213,7 @@ def test_a_space_that_does_not_run(pair: Pair, tmp_path: Path) -> None:
 def test_forwards_of_the_agents_file(pair: Pair, tmp_path: Path) -> None:
     """What the agent's settings file makes is left alone and said to be; the list shows it; a list that wants its port gets
     an error for that alone, and `stop` is refused."""
-    filed, local = sorted(free_port() for _ in range(2))
+    filed, local = free_ports(2)
     forward = {"local_port": filed, "space": "backend-api", "remote_port": 3000, "bind": "127.0.0.2"}
     agent = ConfiguredAgent(pair.system, "ruled", "alice", {"forwards": [forward], "allow_remote_bind": True}, tmp_path)
     agent.start()

@@ -60,6 +60,7 @@ from tests.support.forwardtable import (
     Cell,
     Result,
 )
+from tests.support.ports import free_ports
 from tests.support.services import answering, ask, connect, echo, free_port, is_free, read_all, serving
 from tests.support.system import System, running_system
 from tests.support.waiting import until
@@ -338,7 +339,7 @@ def test_apply_answers_alike_for_sources_that_run_or_not(world: World, place: st
     def entry(port: int, target: str = "backend-api", remote_port: int = 3000, force: bool = False) -> ForwardEntry:
         return {"local_port": port, "space": target, "remote_port": remote_port, "persistent": True, "force": force}
 
-    same, waits, changed, fails, gone, new = ports = sorted(free_port() for _ in range(6))
+    same, waits, changed, fails, gone, new = ports = free_ports(6)
     first = [entry(port, "asleep", force=True) if port == waits else entry(port) for port in ports if port != new]
     wanted = [entry(new), entry(fails, "asleep"), entry(changed, remote_port=3001), entry(waits, "asleep"), entry(same)]
     answers = []

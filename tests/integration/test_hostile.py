@@ -25,6 +25,7 @@ from knot_ssh.tasks import Tasks
 from knot_ssh.wire import CertificateRequest, Hello, OnSpace
 from tests.conftest import Pair
 from tests.support.planes import stock_plane
+from tests.support.ports import free_ports
 from tests.support.services import answering, ask, free_port, serving
 from tests.support.system import AgentOf
 from tests.support.waiting import until
@@ -134,7 +135,7 @@ def test_deleting_a_space_disturbs_nobody_else(pair: Pair) -> None:
 def test_hundred_forwards_at_once(pair: Pair) -> None:
     """A hundred commands at the same moment inside one space all succeed."""
     source = pair.system.space("busy")
-    ports = sorted({free_port() for _ in range(100)})
+    ports = free_ports(100)
 
     def forward(port: int) -> object:
         with socket.socket(socket.AF_UNIX) as sock:

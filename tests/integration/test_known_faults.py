@@ -13,6 +13,7 @@ from knot_ssh.api import Api
 from knot_ssh.errors import Conflict, NotFound, NotRunning, OtherZone, PortTaken
 from knot_ssh.ports import PortsOfServer
 from tests.conftest import Pair
+from tests.support.ports import free_ports
 from tests.support.services import answering, ask, connect, echo, free_port, is_refused, read_all, serving
 
 PATIENCE = 3
@@ -64,7 +65,7 @@ def test_apply_on_a_stopped_space(pair: Pair, ports: PortsOfServer) -> None:
     """Elsewhere: `apply` on a space that does not run adds, and deletes nothing. Here what is not in the list is deleted,
     said to be, and does not come back with the agent."""
     space = pair.system.space("fault-stopped")
-    old, new = sorted(free_port() for _ in range(2))
+    old, new = free_ports(2)
     ports.forward("fault-stopped", to("backend-api", old, persistent=True))
     space.stop()
     applied = ports.apply("fault-stopped", [to("backend-api", new, persistent=True)])

@@ -14,7 +14,7 @@ import urllib3
 
 from knot_ssh.errors import codes
 from tests.support.fuzzing import FULL, bearer, fuzz, often, words
-from tests.support.services import free_port
+from tests.support.ports import free_ports
 from tests.support.system import System, running_system
 
 EXAMPLES = 1000 if FULL else 20
@@ -116,7 +116,7 @@ def test_generated_requests(tmp_path: Path) -> None:
             bearer(system, "alice"),
             *words("sources", ["frontend"]),
             *words("targets", ["backend-api", "database"]),
-            *words("ports", [free_port() for _ in range(8)]),
+            *words("ports", free_ports(8)),
             *words("keys", KEYS),
             "[[operations]]",
             f"include-operation-id = {json.dumps(forwards)}",

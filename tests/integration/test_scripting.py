@@ -14,6 +14,7 @@ import pytest
 import knot
 from knot import space
 from tests.conftest import Pair
+from tests.support.ports import free_ports
 from tests.support.services import answering, ask, connect, echo, free_port, is_refused, read_all, serving
 from tests.support.system import AgentOf
 
@@ -61,7 +62,7 @@ def source(
 
 def test_every_call(source: str) -> None:
     """Forward, list, apply and stop do the same from everywhere."""
-    first, second = sorted(free_port() for _ in range(2))
+    first, second = free_ports(2)
     with serving(answering(b"script")) as port:
         made = space.port_forward(source, first, "backend-api", port, persistent=True)
         assert (made["local_port"], made["persistent"], made["origin"]) == (first, True, "command")
@@ -126,7 +127,7 @@ def test_threads_and_what_they_leave(source: str) -> None:
     try:
         with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
             warnings.simplefilter("error")
-            ports = [free_port() for _ in range(16)]
+            ports = free_ports(16)
             made = list(pool.map(lambda local: space.port_forward(source, local, "backend-api", 3000), ports))
             assert [entry["local_port"] for entry in made] == ports
             failed = list(pool.map(lambda _: _error_of("nobodys"), range(8)))

@@ -7,8 +7,6 @@ from typing import Any
 
 import yaml
 
-from knot_ssh.local import SOCKET_FILE, AgentSocket
-from knot_ssh.ports import PortsOfAgent
 from tests.support.system import AgentOf, Running, System
 
 
@@ -31,7 +29,3 @@ class ConfiguredAgent(AgentOf):
         draft = self.file.with_name(self.file.name + ".new")
         draft.write_text(text)
         draft.replace(self.file)
-
-    def listing(self) -> dict[str, Any]:
-        """What the agent says of its forwards, asked without starting the command line."""
-        return PortsOfAgent(AgentSocket(self.folder / SOCKET_FILE)).list(None)

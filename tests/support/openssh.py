@@ -6,7 +6,6 @@ import contextlib
 import os
 import pwd
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from knot_keys.certificates import LIFETIME
 from knot_keys.identity import HostIdentity, Identity
 from knot_keys.keyfiles import create_key
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
+from tests.support.ports import free_ports
 from tests.support.system import Running, System
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -26,19 +26,8 @@ RUNNER = pwd.getpwuid(os.getuid()).pw_name
 
 @contextlib.contextmanager
 def reserved_ports(count: int) -> Iterator[list[int]]:
-    """Free ports of 127.0.0.1 for programs that cannot have the kernel choose.
-
-    While they are reserved the kernel gives them to nobody; but who asks for one by number, with SO_REUSEADDR as servers
-    do, gets it.
-    """
-    with contextlib.ExitStack() as stack:
-        ports = []
-        for _ in range(count):
-            sock = stack.enter_context(socket.socket())
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", 0))
-            ports.append(int(sock.getsockname()[1]))
-        yield ports
+    """Ports for programs that cannot have the kernel choose; see free_ports."""
+    yield free_ports(count)
 
 
 @contextlib.contextmanager

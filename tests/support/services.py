@@ -11,16 +11,16 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 
+from tests.support.ports import free_ports
+
 Handler = Callable[[socket.socket], None]
 
 TIMEOUT = 30
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that is free right now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port of 127.0.0.1 on which nobody listens, and that no other test is given."""
+    return free_ports(1)[0]
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -14,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from knot_ssh.api import Api
+from knot_ssh.local import SOCKET_FILE, AgentSocket
+from knot_ssh.ports import PortsOfAgent
+from tests.support.ports import free_ports
 from tests.support.waiting import until
 
 COMMAND_TIMEOUT = 60
@@ -51,22 +53,29 @@ class Running:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; gives the exit code."""
+        self.ask(number)
+        return self._end()
+
+    def ask(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal, unless it has ended."""
         if self.process.poll() is None:
             self.process.send_signal(number)
+
+    def ends(self) -> bool:
+        """Wait for the end that was asked for; bring it about with force if need be."""
+        try:
+            self._end()
+        except AssertionError:
+            return False
+        return True
+
+    def _end(self) -> int:
         try:
             return self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"{self.log.name}: did not stop") from None
-
-    def ends_when_asked(self) -> bool:
-        """Stop it, with force if need be."""
-        try:
-            self.stop()
-        except AssertionError:
-            return False
-        return True
 
     def kill(self) -> None:
         self.process.kill()
@@ -122,8 +131,13 @@ class AgentOf:
         return {"KNOT_AGENT_SOCKET": str(self.folder / "agent.sock")}
 
     def forwards(self) -> list[dict[str, Any]]:
-        listing: list[dict[str, Any]] = json.loads(self.knot("port", "list", "--json"))["forwards"]
-        return listing
+        """What the agent says of each, asked without starting the command line."""
+        found: list[dict[str, Any]] = self.listing()["forwards"]
+        return found
+
+    def listing(self) -> dict[str, Any]:
+        """The same, and what it says of its settings file."""
+        return PortsOfAgent(AgentSocket(self.folder / SOCKET_FILE)).list(None)
 
     def endpoint(self) -> tuple[str, int]:
         """Where the endpoint listens, as the kernel knows it."""
@@ -149,8 +163,7 @@ class System:
         self.options = options
         self.url = ""
         self.hub = ""
-        self.http_address = "127.0.0.1:0"
-        self.ssh_address = "127.0.0.1:0"
+        self.http_address, self.ssh_address = (f"127.0.0.1:{port}" for port in free_ports(2))
         self.processes: list[Running] = []
         self.tokens: dict[str, str] = {}
         self.server: Running | None = None
@@ -179,8 +192,10 @@ class System:
         self.ssh_address = self.hub
 
     def close(self) -> None:
-        """End every process; one that does not end when asked is killed, and fails the test once all others are gone."""
-        stubborn = [running.log.name for running in reversed(self.processes) if not running.ends_when_asked()]
+        """End every process, the server last; one that does not end when asked is killed, and fails the test once all others
+        are gone."""
+        others = [running for running in self.processes if running is not self.server]
+        stubborn = [running.log.name for group in (others, self.processes) for running in _stubborn(group)]
         assert not stubborn, stubborn
 
     def knot(self, *words: str, user: str = "", env: dict[str, str] | None = None, code: int = 0, stdin: str = "") -> str:
@@ -251,6 +266,13 @@ def running_system(folder: Path, *options: str) -> Iterator[System]:
         yield system
     finally:
         system.close()
+
+
+def _stubborn(group: list[Running]) -> list[Running]:
+    """Ask all of these to end at once; gives those that had to be killed."""
+    for running in group:
+        running.ask()
+    return [running for running in group if not running.ends()]
 
 
 def knot_command(*words: str) -> list[str]:

@@ -14,6 +14,7 @@ from knot_ssh.addresses import Address
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
 from knot_ssh.wire import ForwardOrder, Revoked, StopRequest, Target, Welcome
 from tests.support.planes import stock_plane
+from tests.support.ports import free_ports
 from tests.support.services import free_port
 from tests.unit.knot_agent.conftest import Office
 
@@ -98,9 +99,7 @@ async def test_names_come_after_the_welcome(office: Office, tmp_path: Path) -> N
 
 async def test_stopped_while_the_welcome_was_on_its_way(office: Office, tmp_path: Path) -> None:
     """What was stopped alone after the hello stays stopped, and is told at the next one; what was told is not told again."""
-    early, late = sorted((free_port(), free_port()))
-    if early == late:
-        late += 1
+    early, late = free_ports(2)
     async with joined(office, tmp_path / "agent") as agent:
         await agent._forwards.restore([order(early), order(late)])
         await agent._forwards.stop_alone(StopRequest(local_port=Port(early)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +23,7 @@ from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import HeldByFile, NotFound, PortTaken, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
 from knot_ssh.wire import ApplyAnswer, ApplyOrder, ForwardOrder, ForwardStatus, StopRequest, Target, WantedForward
+from tests.support.ports import free_ports
 from tests.support.reactors import on_both
 from tests.support.waiting import becomes
 from tests.unit.knot_ssh.dataplane.bench import PATIENCE, PEERS, WINDOW, FakeConnection, fake_connection
@@ -171,9 +171,7 @@ def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def ports() -> list[Port]:
     """Some that are free, no two the same."""
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(20)]
-        return sorted(Port(sock.getsockname()[1]) for sock in socks)
+    return [Port(port) for port in free_ports(20)]
 
 
 @pytest.fixture

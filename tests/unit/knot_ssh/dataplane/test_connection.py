@@ -34,7 +34,7 @@ from knot_ssh.dataplane.limits import KIB, MIB, WINDOW_MAX, WINDOW_MAX_OPENSSH, 
 from knot_ssh.dataplane.listening import born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
 from tests.support.reactors import on_fast, run_on
-from tests.support.services import noise
+from tests.support.services import free_port, noise
 from tests.support.waiting import becomes
 from tests.unit.knot_ssh.dataplane.bench import PATIENCE, connected
 from tests.unit.knot_ssh.dataplane.duo import (
@@ -163,8 +163,7 @@ async def test_slow_reader_holds_nobody_up(plane: DataPlane, sides: str) -> None
 async def test_refused_port_resets(plane: DataPlane, sides: str) -> None:
     """Where nobody listens the application is reset, and everybody knows why."""
     async with joined(*planes(plane, sides)) as duo:
-        with listener() as gone:
-            port = gone.getsockname()[1]
+        port = free_port()
         near, app = connected()
         with app:
             duo.ask(near, port)
