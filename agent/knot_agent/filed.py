@@ -213,11 +213,9 @@ class FiledForwards:
             self._memory.keep_filed(self._entries, {name: target for name, target in targets.items() if name in names})
             targets = self._memory.filed_targets
             known = {name: target for name, target in targets.items() if target.id != self._own}
-            self._forwards.unresolved = {
-                entry.local_port: self._unresolved(entry) for entry in self._entries if entry.space not in known
-            }
             await self._forwards.set_filed(
-                [_filed(entry, known[entry.space]) for entry in self._entries if entry.space in known]
+                [_filed(entry, known[entry.space]) for entry in self._entries if entry.space in known],
+                [self._unresolved(entry) for entry in self._entries if entry.space not in known],
             )
 
     def _note_unknown(self, found: dict[str, Target | None]) -> None:

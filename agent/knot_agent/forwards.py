@@ -155,10 +155,14 @@ class Forwards:
     # By the agent's file
 
     @whole
-    async def set_filed(self, wanted: Sequence[Filed]) -> None:
-        """Make these the forwards by the agent's file; those that are so already are not touched."""
+    async def set_filed(self, wanted: Sequence[Filed], unresolved: Sequence[ForwardStatus] = ()) -> None:
+        """Make these the forwards by the agent's file; those that are so already are not touched.
+
+        `unresolved` are shown as they stand, and hold their ports.
+        """
         by_port = {filed.order.local_port: filed for filed in wanted}
         async with self._changing:
+            self.unresolved = {status.local_port: status for status in unresolved}
             for port, forward in list(self._forwards.items()):
                 if forward.origin == "file" and port not in by_port:
                     await self._let_go(forward)

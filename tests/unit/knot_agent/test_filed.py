@@ -50,8 +50,9 @@ class FakeForwards:
         self.unresolved: dict[Port, ForwardStatus] = {}
         self.file_error: str | None = None
 
-    async def set_filed(self, wanted: Sequence[Filed]) -> None:
+    async def set_filed(self, wanted: Sequence[Filed], unresolved: Sequence[ForwardStatus] = ()) -> None:
         self.held = list(wanted)
+        self.unresolved = {status.local_port: status for status in unresolved}
         self.history.append(self.ports)
 
     @property
@@ -447,7 +448,7 @@ async def test_unforeseen_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         async with scene(tmp_path, forwards(WEB), "web", "data") as stage:
             await stage.holds(8080)
 
-            async def fail(_wanted: Sequence[Filed]) -> None:
+            async def fail(_wanted: Sequence[Filed], _unresolved: Sequence[ForwardStatus]) -> None:
                 monkeypatch.undo()
                 raise RuntimeError("bug")
 

@@ -787,8 +787,7 @@ async def test_file_wants_a_port(plane: DataPlane, tmp_path: Path, ports: list[P
     async with scene(plane, tmp_path) as stage:
         await stage.forwards.start(order(both))
         status = stage.status(both).model_copy(update={"state": "waiting", "origin": "file", "space_id": None})
-        for port in (wanted, both):
-            stage.forwards.unresolved[port] = status.model_copy(update={"local_port": port})
+        await stage.forwards.set_filed([], [status.model_copy(update={"local_port": port}) for port in (wanted, both)])
         assert [stage.state(wanted), stage.status(both).origin] == ["waiting", "command"]
         listed = [(forward.local_port, forward.origin) for forward in stage.forwards.list().forwards]
         assert listed == [(wanted, "file"), (both, "file"), (both, "command")]
@@ -799,13 +798,26 @@ async def test_file_wants_a_port(plane: DataPlane, tmp_path: Path, ports: list[P
 
 
 @on_both
+async def test_port_of_the_file_is_free_at_no_moment(plane: DataPlane, tmp_path: Path, port: Port) -> None:
+    """While the file learns where its port is to lead, behind another change, a command cannot take that port."""
+    async with scene(plane, tmp_path) as stage:
+        await stage.forwards.set_filed([filed(port)])
+        status = stage.status(port)
+        await stage.forwards.set_filed([], [status.model_copy(update={"state": "waiting", "space_id": None})])
+        command, _ = await asyncio.gather(
+            stage.forwards.start(order(port, OTHER)), stage.forwards.set_filed([filed(port)]), return_exceptions=True
+        )
+        assert isinstance(command, HeldByFile)
+        assert stage.status(port).origin == "file"
+
+
+@on_both
 async def test_file_knows_a_target_no_more(plane: DataPlane, tmp_path: Path, port: Port) -> None:
     """A port whose target the file's forward has lost leads nowhere: what it covers is back when the file lets go alone."""
     async with scene(plane, tmp_path) as stage:
         await stage.forwards.start(order(port))
         await stage.forwards.set_filed([filed(port, OTHER)])
-        stage.forwards.unresolved[port] = stage.status(port).model_copy(update={"state": "failed", "space_id": None})
-        await stage.forwards.set_filed([])
+        await stage.forwards.set_filed([], [stage.status(port).model_copy(update={"state": "failed", "space_id": None})])
         assert [stage.state(port), stage.remembered()] == ["failed", [port]]
         with taken(port):
             pass
@@ -813,7 +825,6 @@ async def test_file_knows_a_target_no_more(plane: DataPlane, tmp_path: Path, por
             await stage.forwards.stop(StopRequest(local_port=port))
         await stage.forwards.restore([order(port, remote_port=4000)])
         assert stage.state(port) == "failed"
-        stage.forwards.unresolved.clear()
         await stage.forwards.set_filed([])
         assert stage.forwards.get(port) == order(port, remote_port=4000)
         assert (stage.status(port).origin, stage.state(port)) == ("command", "starting")
