@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +29,16 @@ def way(request: pytest.FixtureRequest, desk: Desk, pair: Pair) -> Way:
 
 
 @pytest.fixture
-def shared(way: Way, tmp_path: Path) -> Iterator[Way]:
+def shared(way: Way) -> Iterator[Way]:
     """The same way over one connection that stays, made by ControlMaster and ControlPersist.
 
-    With ControlPersist ssh closes the jump's stderr; without it, what reads that of `ssh -f` would wait for its end.
+    With ControlPersist ssh closes the jump's stderr; without it, what reads that of `ssh -f` would wait for its end. Its socket
+    lies in a folder of short name: to 40 digits for %C ssh adds 17 characters, and the whole may have 107 (unix(7)).
     """
-    control = ("-o", f"ControlPath={tmp_path}/%C")
-    result = way.run("-fN", *control, "-o", "ControlMaster=auto", "-o", "ControlPersist=60")
-    assert result.returncode == 0, result.stderr
-    yield Way(way.desk, way.host, (*way.options, *control))
-    way.run(*control, "-O", "exit")
-    until(lambda: not any(tmp_path.iterdir()), what="the shared connection has ended")
+    with tempfile.TemporaryDirectory(prefix="knot-") as folder:
+        control = ("-o", f"ControlPath={folder}/%C")
+        result = way.run("-fN", *control, "-o", "ControlMaster=auto", "-o", "ControlPersist=60")
+        assert result.returncode == 0, result.stderr
+        yield Way(way.desk, way.host, (*way.options, *control))
+        way.run(*control, "-O", "exit")
+        until(lambda: not any(Path(folder).iterdir()), what="the shared connection has ended")

@@ -73,13 +73,13 @@ def answers(local: int) -> Callable[[], bool]:
     return lambda: not is_refused(local) and ask(local) == b"up"
 
 
-def children(running: Running) -> list[int]:
-    """The processes that this one has started and that still run."""
-    found = subprocess.run(["pgrep", "-P", str(running.process.pid)], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
+def children(running: Running) -> list[str]:
+    """The processes that this one has started and that still run (proc(5))."""
+    pid = running.process.pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def has_others(running: Running, before: list[int]) -> bool:
+def has_others(running: Running, before: list[str]) -> bool:
     return children(running) != before
 
 

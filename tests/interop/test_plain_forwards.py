@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.webservice import Web
-from tests.support.openssh import RUNNER, SSHD, Sshd, reserved_ports
+from tests.support.openssh import RUNNER, SSHD, Sshd
 from tests.support.plainssh import HUB_HOST, Desk, Way
 from tests.support.services import (
     Ends,
@@ -57,7 +57,7 @@ def test_several_local_forwards(way: Way) -> None:
     """Several `-L` on one connection lead each to its own port, by name, IPv4 and IPv6, at the same time."""
     with contextlib.ExitStack() as stack:
         hosts = ["127.0.0.1", "localhost", "::1"]
-        locals_ = stack.enter_context(reserved_ports(len(hosts)))
+        locals_ = [free_port() for _ in hosts]
         words = []
         for local, host in zip(locals_, hosts, strict=True):
             port = stack.enter_context(serving(answering(host.encode()), "::1" if ":" in host else "127.0.0.1"))
