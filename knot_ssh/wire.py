@@ -36,7 +36,11 @@ JOIN_LOGIN = "join"
 """The login name at the hub for who holds a join token; who holds an enrolled key logs in as the space's id."""
 JOIN_SUBSYSTEM = "knot-join"
 CONTROL_SUBSYSTEM = "knot-control"
-"""The hub's subsystems (RFC 4254 section 6.5)."""
+"""The hub's subsystems (RFC 4254 section 6.5), for agents: both speak JSON-RPC."""
+JOIN_SSHD_SUBSYSTEM = "knot-join-sshd"
+HOST_CERTIFICATE_SUBSYSTEM = "knot-host-certificate"
+KRL_SUBSYSTEM = "knot-krl"
+"""The same for machines with an ordinary sshd: a request on stdin if it takes one, the answer on stdout, an exit status."""
 
 SpaceReference = Annotated[
     str,

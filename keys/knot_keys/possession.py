@@ -15,6 +15,9 @@ from knot_keys.keyfiles import KEY_ALGORITHM
 from knot_ssh.names import SpaceId
 
 _CONTEXT = "knot-possession-1"
+REGISTRATION_NAMESPACE = "knot-registration"
+HOST_NAMESPACE = "knot-host"
+"""What an sshd's two keys are for (the namespaces of PROTOCOL.sshsig)."""
 
 
 def for_joining(nonce: str, token_id: str) -> bytes:
@@ -25,6 +28,11 @@ def for_joining(nonce: str, token_id: str) -> bytes:
 def for_host_key(space_id: SpaceId) -> bytes:
     """What is signed by the key to be certified as the host key of this space."""
     return "\0".join((_CONTEXT, "host", space_id)).encode()
+
+
+def for_sshd(space_id: SpaceId) -> bytes:
+    """What is signed, by `ssh-keygen -Y sign` in one of the two namespaces, where an ordinary sshd stands in for an agent."""
+    return space_id.encode()
 
 
 def prove(key: asyncssh.SSHKey, message: bytes) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from knot_ssh.cli.connection import api, server_options
 from knot_ssh.cli.params import SPACE, SPACE_NAME, ZONE
+from knot_ssh.cli.sshd import SshdScript
 from knot_ssh.cli.tables import show
+from knot_ssh.errors import NotFound
 from knot_ssh.names import SpaceName, Zone
 
 
@@ -43,6 +46,28 @@ def token(context: click.Context, name: str, reusable: bool) -> None:
     click.echo(made["join_token"])
 
 
+@space.command()
+@click.argument("name", type=SPACE)
+@server_options
+@click.pass_context
+def sshd(context: click.Context, name: str) -> None:
+    """Print a shell script that has a machine with nothing but sshd and ssh take part as this space."""
+    server = api(context)
+    entry = _find(server.get("api", "spaces")["spaces"], str(name))
+    made = server.post("api", "spaces", entry["id"], "token", body={"reusable": False})
+    script = SshdScript.of(entry, made, server.get("api", "ca"))
+    click.echo(
+        f"A script for the machine that is to be {name}: read it, then run it there, as root, within 30 minutes:", err=True
+    )
+    click.echo(f"  knot space sshd {name} | ssh root@its.address sh", err=True)
+    click.echo(f"It takes the place of {name}'s agent. It holds a join token: keep it to yourself until it was run.", err=True)
+    if script.hub.is_loopback:
+        click.echo(
+            f"Only the server's own machine reaches its hub at {script.hub}: see `knot server run --ssh-address`.", err=True
+        )
+    click.echo(script.text(), nl=False)
+
+
 @space.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @server_options
@@ -56,7 +81,7 @@ def list_spaces(context: click.Context, as_json: bool) -> None:
     if not listing["spaces"]:
         click.echo("No spaces. Make one with: knot space create NAME --zone ZONE")
         return
-    rows = [(s["name"], s["zone"], "yes" if s["running"] else "no", _last_seen(s), s["id"]) for s in listing["spaces"]]
+    rows = [(s["name"], s["zone"], _running(s), _last_seen(s), s["id"]) for s in listing["spaces"]]
     show(["NAME", "ZONE", "RUNNING", "LAST SEEN", "ID"], rows)
 
 
@@ -87,6 +112,19 @@ def _hint(news: str, hub: str, when: str) -> None:
     click.echo(f"  KNOT_JOIN_TOKEN=<the token on stdout> knot agent run --server {hub}", err=True)
 
 
+def _find(spaces: Sequence[dict[str, Any]], reference: str) -> dict[str, Any]:
+    """Your space of this name or id; raises NotFound."""
+    found = next((entry for entry in spaces if reference in (entry["name"], entry["id"])), None)
+    if found is None:
+        raise NotFound(f"there is no space {reference!r} of yours; `knot space list` shows what there is")
+    return found
+
+
+def _running(entry: dict[str, Any]) -> str:
+    """Whether it runs, and by what if not by an agent."""
+    return ("yes" if entry["running"] else "no") + (" (sshd)" if entry["agentless"] else "")
+
+
 def _last_seen(entry: dict[str, Any]) -> str:
-    """When the agent last came or went; a running one is here now."""
+    """When its agent or sshd last came or went; a running one is here now."""
     return "now" if entry["running"] else str(entry["last_seen"] or "never")

@@ -1,9 +1,10 @@
-"""Which agents are connected at this moment, and how to speak to them. A space runs while its agent is here."""
+"""Which agents are connected at this moment, and how to speak to them. A space runs while its agent is here, or the ordinary
+sshd that stands in for one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -90,12 +91,32 @@ class Roster:
         self._told = SMALL_FLEET
         self._watchers: defaultdict[SpaceId, set[Present]] = defaultdict(set)
         self._locks: defaultdict[SpaceId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._registered: Counter[SpaceId] = Counter()
 
     def __len__(self) -> int:
         return len(self._present)
 
     def get(self, space_id: SpaceId) -> Present | None:
         return self._present.get(space_id)
+
+    def runs(self, space_id: SpaceId) -> bool:
+        """Whether others may reach this space: its agent is here, or the sshd that stands in for one is registered."""
+        return space_id in self._present or space_id in self._registered
+
+    @property
+    def registered(self) -> int:
+        """Spaces whose sshd is registered."""
+        return len(self._registered)
+
+    def sshd_came(self, space_id: SpaceId) -> None:
+        """An sshd has registered for being relayed to; several connections of one may be here at a time."""
+        self._registered[space_id] += 1
+
+    def sshd_left(self, space_id: SpaceId) -> None:
+        """One of those has ended."""
+        self._registered[space_id] -= 1
+        if not self._registered[space_id]:
+            del self._registered[space_id]
 
     def lock(self, space_id: SpaceId) -> asyncio.Lock:
         """Held by whoever changes a space's forwards, so that store and agent see changes in one order."""

@@ -14,6 +14,7 @@ from knot_server.store.database import Database
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lastseen import LastSeen
+from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
@@ -57,6 +58,7 @@ class Services:
         forwarding = Forwarding(database, roster)
         renaming = Renaming(database, roster, enrolment, forwarding)
         last_seen = LastSeen(database)
+        registrations = Registrations(roster, forwarding, last_seen)
         control = Control(database, last_seen, roster, enrolment, forwarding, revocations)
         return cls(
             database=database,
@@ -70,7 +72,7 @@ class Services:
             last_seen=last_seen,
             renaming=renaming,
             control=control,
-            hub=Hub(plane, authority, host_key, enrolment, control, revocations, renaming),
+            hub=Hub(plane, authority, host_key, enrolment, control, revocations, renaming, registrations),
         )
 
     async def close(self) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import Pair
 from tests.support.plainssh import WAYS, Desk, Way, set_up
+from tests.support.sshdsite import Site, joined
+from tests.support.system import running_system
 from tests.support.waiting import until
 
 
@@ -42,3 +44,11 @@ def shared(way: Way) -> Iterator[Way]:
         yield Way(way.desk, way.host, (*way.options, *control))
         way.run(*control, "-O", "exit")
         until(lambda: not any(Path(folder).iterdir()), what="the shared connection has ended")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A system with a machine that has an ordinary sshd, one for each module that needs it."""
+    folder = tmp_path_factory.mktemp("sshd")
+    with running_system(folder) as system, joined(system, folder / "machine", system.space("frontend"), "db") as site:
+        yield site

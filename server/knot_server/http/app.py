@@ -179,7 +179,7 @@ def _spaces(services: Services) -> APIRouter:
     routes = APIRouter(tags=["spaces"])
 
     def is_running(space: Any) -> bool:
-        return services.roster.get(space.space_id) is not None
+        return services.roster.runs(space.space_id)
 
     @routes.get("/api/spaces", summary="List spaces", responses=answers({"spaces": [SPACE]}, 401))
     async def list_spaces(actor: Actor = caller) -> SpaceList:

@@ -51,6 +51,7 @@ class SpaceInfo(BaseModel):
     owner: str
     zone: str
     running: bool
+    agentless: bool = Field(description="An ordinary sshd serves it, without an agent: forwards can only lead to it.")
     host_key: str | None = Field(description="The endpoint's public host key, for clients that pin it.")
     created_at: datetime
     last_seen: datetime | None
@@ -63,6 +64,7 @@ class SpaceInfo(BaseModel):
             owner=space.owner,
             zone=space.zone,
             running=running,
+            agentless=space.agentless,
             host_key=space.host_key,
             created_at=moment(space.created_at),
             last_seen=moment(space.last_seen) if space.last_seen else None,

@@ -45,6 +45,9 @@ class Metrics:
         fleet = roster.fleet
         carried = fleet.carried
         yield GaugeMetricFamily("knot_agents_connected", "Agents that are connected to the hub.", value=len(roster))
+        yield GaugeMetricFamily(
+            "knot_sshds_registered", "Spaces without an agent whose sshd can be relayed to.", value=roster.registered
+        )
         yield _gauge("knot_forwards", "Forwards of connected agents by state.", "state", fleet.forwards)
         yield _gauge("knot_links", "Links of connected agents by mode; down: not connected now.", "mode", fleet.links)
         yield GaugeMetricFamily("knot_forward_connections_open", "Connections that forwards carry now.", value=fleet.open)

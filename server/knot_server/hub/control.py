@@ -10,9 +10,8 @@ import asyncssh
 import structlog
 from pydantic import BaseModel
 
-from knot_keys.connections import ServerConnection
 from knot_server.actor import Actor
-from knot_server.hub.doorkeeper import Member, Reader, Writer
+from knot_server.hub.doorkeeper import Member, Session
 from knot_server.refusals import CODES, Refusals
 from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
@@ -59,15 +58,15 @@ class Control:
     refusals: Refusals = field(default_factory=lambda: Refusals(CODES))
     """Why requests of agents were refused."""
 
-    async def serve_member(self, member: Member, line: ServerConnection, reader: Reader, writer: Writer) -> None:
+    async def serve_member(self, member: Member, opened: Session) -> None:
         """Talk to one agent until it goes; from its hello on its space is running."""
         async with self.database.reading() as session:
             space = await session.get(Space, str(member.space_id))
         if space is None:
             return
         conversation = _Conversation(self, member.key, space)
-        peer = Peer(reader, writer, conversation.methods())
-        agent = Present(space.space_id, space.principal, peer, line, name=space.name)
+        peer = Peer(opened.stdin, opened.stdout, conversation.methods())
+        agent = Present(space.space_id, space.principal, peer, opened.line, name=space.name)
         conversation.agent = agent
         try:
             await peer.run()
@@ -112,7 +111,7 @@ class _Conversation:
         if self._greeted:
             raise Conflict("say hello once")
         self._greeted = True
-        if await control.enrolment.enrolled_key(agent.space_id) != self._key:
+        if not await control.enrolment.is_agents_key(agent.space_id, self._key):
             raise KeyRefused
         agent.addresses = hello.addresses
         async with control.roster.lock(agent.space_id):

@@ -1,15 +1,17 @@
 """Who may enter the hub, and what for. The login name says what is wanted:
 
-join           a join token as password    the knot-join subsystem
-a space's id   its enrolled key            the knot-control subsystem; `tcpip-forward` of its own fully qualified name
+join           a join token as password    the knot-join subsystem, or knot-join-sshd
+a space's id   its enrolled key            the knot-control subsystem, or what an ordinary sshd needs (see `plain`);
+                                           `tcpip-forward` of its own fully qualified name, or its id
 anything else  a client certificate        `direct-tcpip` to endpoints of the same owner and zone (see `relay`)
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import asyncssh
@@ -23,12 +25,14 @@ from knot_keys.jointoken import JoinToken
 from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
 from knot_server.refusals import Refusals
+from knot_server.store.schema import Space
 from knot_server.usecases.enrolment import Enrolment
+from knot_server.usecases.registration import Registrations
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, KnotError
-from knot_ssh.names import RELAY_PORT, Principal, SpaceId
+from knot_ssh.names import RELAY_PORT, SpaceId
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import CONTROL_SUBSYSTEM, JOIN_LOGIN, JOIN_SUBSYSTEM, Membership
+from knot_ssh.wire import JOIN_LOGIN
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +75,20 @@ class Caller:
 Visitor = Joiner | Member | Caller
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One subsystem's streams, and the connection below."""
+
+    line: ServerConnection
+    stdin: Reader
+    stdout: Writer
+    stderr: Writer
+
+
+Subsystem = Callable[[Any, Session], Awaitable[None]]
+"""Serves a visitor, of the kind that it is offered to, until they have done."""
+
+
 @dataclass(slots=True)
 class Lobby:
     """What all doorkeepers of one hub share."""
@@ -79,8 +97,9 @@ class Lobby:
     enrolment: Enrolment
     revocations: Revocations
     relay: Relay
-    serve_joiner: Callable[[Joiner, Reader, Writer], Awaitable[None]]
-    serve_member: Callable[[Member, ServerConnection, Reader, Writer], Awaitable[None]]
+    registrations: Registrations
+    subsystems: Mapping[type[Visitor], Mapping[str, Subsystem]]
+    """What each kind of visitor is offered, by name."""
     keepers: set[HubDoorkeeper] = field(default_factory=set)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
     tasks: Tasks = field(default_factory=Tasks)
@@ -163,8 +182,7 @@ class HubDoorkeeper(Doorkeeper):
         if self._served:
             return False
         self._served = True
-        wanted = JOIN_SUBSYSTEM if isinstance(self._visitor, Joiner) else CONTROL_SUBSYSTEM
-        return SubsystemSession(wanted, self._serve)
+        return SubsystemSession(self._lobby.subsystems[type(self._visitor)], self._serve)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         """Judge a direct-tcpip channel; gives it, and what relays it."""
@@ -174,7 +192,7 @@ class HubDoorkeeper(Doorkeeper):
         return lobby.relay.request(self.connection, self._visitor.client, lobby.revocations.current, dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> Any:
-        """A request to be relayed to: an agent may ask for its own name, and a few times for another by mistake."""
+        """A request to be relayed to: a space may ask for its own name or id, and a few times for another by mistake."""
         self._registrations += 1
         if not isinstance(self._visitor, Member) or self._registrations > REGISTRATIONS_MAX:
             return False
@@ -196,31 +214,32 @@ class HubDoorkeeper(Doorkeeper):
 
     async def _register(self, member: Member, host: str, port: int) -> asyncssh.SSHListener | None:
         try:
-            membership = await self._membership(member.space_id)
+            space = await self._space(member.space_id)
         except KnotError as error:
             log.error("relaying not registered", reason=str(error), detail=error.detail)
             return None
-        if membership is None or self.connection.lost:
+        if space is None or self.connection.lost:
             return None
-        principal = Principal(membership.owner, membership.zone)
-        endpoint = Reachable(member.space_id, membership.space, principal, self.connection)
-        if (host, port) != (endpoint.name, RELAY_PORT):
-            log.warning(
-                "relaying not registered", reason="not its own name", space=membership.space, host=host[:255], port=port
-            )
+        endpoint = Reachable(member.space_id, space.space_name, space.principal, self.connection, registered=host)
+        if host not in (endpoint.name, endpoint.space_id) or port != RELAY_PORT:
+            log.warning("relaying not registered", reason="not its own name", space=space.name, host=host[:255], port=port)
             return None
         if self._registered:  # asyncssh would forget the one before
             return None
         self._registered = True
-        return self._lobby.relay.register(endpoint)
+        if not space.agentless:
+            return self._lobby.relay.register(endpoint)
+        listener = self._lobby.relay.register(endpoint, partial(self._lobby.registrations.left, space))
+        self._lobby.registrations.came(space)
+        return listener
 
-    async def _membership(self, space_id: SpaceId) -> Membership | None:
-        """What the agent of this space is at this moment, though it is renamed while the store is asked."""
+    async def _space(self, space_id: SpaceId) -> Space | None:
+        """The space as it is at this moment, though it is renamed while the store is asked."""
         while True:
             renames = self._lobby.relay.renames
-            membership = await self._lobby.enrolment.member(space_id)
+            space = await self._lobby.enrolment.space(space_id)
             if renames == self._lobby.relay.renames:
-                return membership
+                return space
 
     def _judged(self, shown: Shown) -> ClientCertificate | None:
         """What a client certificate says when it passes every check."""
@@ -233,15 +252,12 @@ class HubDoorkeeper(Doorkeeper):
             self._lobby.refusals.count(str(error))
             return None
 
-    def _serve(self, stdin: Reader, stdout: Writer, _stderr: Writer) -> None:
-        self._lobby.tasks.start(self._conversation(stdin, stdout))
+    def _serve(self, subsystem: Subsystem, stdin: Reader, stdout: Writer, stderr: Writer) -> None:
+        self._lobby.tasks.start(self._conversation(subsystem, Session(self.connection, stdin, stdout, stderr)))
 
-    async def _conversation(self, stdin: Reader, stdout: Writer) -> None:
+    async def _conversation(self, subsystem: Subsystem, session: Session) -> None:
         try:
-            if isinstance(self._visitor, Joiner):
-                await self._lobby.serve_joiner(self._visitor, stdin, stdout)
-            elif isinstance(self._visitor, Member):
-                await self._lobby.serve_member(self._visitor, self.connection, stdin, stdout)
+            await subsystem(self._visitor, session)
         finally:
             self.connection.close()
 
@@ -255,11 +271,13 @@ class HubDoorkeeper(Doorkeeper):
 
 
 class SubsystemSession(SSHServerStreamSession[bytes]):
-    """A session in which one subsystem can be started and nothing else."""
+    """A session in which one of these subsystems can be started and nothing else."""
 
-    def __init__(self, name: str, serve: Callable[[Reader, Writer, Writer], None]) -> None:
-        super().__init__(serve)
-        self._name = name
+    def __init__(self, offered: Mapping[str, Subsystem], serve: Callable[[Subsystem, Reader, Writer, Writer], None]) -> None:
+        super().__init__(self._start)
+        self._offered = offered
+        self._serve = serve
+        self._wanted = ""
 
     def pty_requested(self, term_type: str, term_size: Any, term_modes: Any) -> bool:
         return False
@@ -271,7 +289,11 @@ class SubsystemSession(SSHServerStreamSession[bytes]):
         return False
 
     def subsystem_requested(self, subsystem: str) -> bool:
-        return subsystem == self._name
+        self._wanted = subsystem
+        return subsystem in self._offered
+
+    def _start(self, stdin: Reader, stdout: Writer, stderr: Writer) -> None:
+        self._serve(self._offered[self._wanted], stdin, stdout, stderr)
 
 
 def _prohibited(reason: str) -> asyncssh.ChannelOpenError:

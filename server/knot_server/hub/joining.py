@@ -8,7 +8,7 @@ import structlog
 
 from knot_keys.keyfiles import fingerprint, parse_public_key
 from knot_keys.possession import for_joining, is_proof
-from knot_server.hub.doorkeeper import TOKEN_REFUSED, Joiner, Reader, Writer
+from knot_server.hub.doorkeeper import TOKEN_REFUSED, Joiner, Session
 from knot_server.refusals import Refusals
 from knot_server.usecases.enrolment import Enrolment
 from knot_ssh.errors import JoinRefused
@@ -18,7 +18,7 @@ from knot_ssh.wire import JoinChallenge, JoinRequest, Membership, Nothing
 log = structlog.get_logger(__name__)
 
 
-async def serve_joiner(enrolment: Enrolment, refusals: Refusals, joiner: Joiner, reader: Reader, writer: Writer) -> None:
+async def serve_joiner(enrolment: Enrolment, refusals: Refusals, joiner: Joiner, opened: Session) -> None:
     """Talk to one joining agent until it hangs up."""
     nonce = secrets.token_hex(32)
 
@@ -38,4 +38,4 @@ async def serve_joiner(enrolment: Enrolment, refusals: Refusals, joiner: Joiner,
         log.info("joined", space=membership.space, owner=membership.owner, zone=membership.zone, key=fingerprint(key))
         return membership
 
-    await Peer(reader, writer, {"join.challenge": (Nothing, challenge), "join.enrol": (JoinRequest, enrol)}).run()
+    await Peer(opened.stdin, opened.stdout, {"join.challenge": (Nothing, challenge), "join.enrol": (JoinRequest, enrol)}).run()

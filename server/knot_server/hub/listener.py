@@ -13,16 +13,25 @@ from knot_keys.connections import Credential, ServerConnection, close, server_op
 from knot_keys.identity import HubIdentity
 from knot_keys.keyfiles import public_line
 from knot_server.hub.control import Control
-from knot_server.hub.doorkeeper import LOGIN_REASONS, HubDoorkeeper, Lobby
+from knot_server.hub.doorkeeper import LOGIN_REASONS, HubDoorkeeper, Joiner, Lobby, Member, Subsystem, Visitor
 from knot_server.hub.joining import serve_joiner
+from knot_server.hub.plain import Plain, plain
 from knot_server.hub.relay import Relay
 from knot_server.refusals import Refusals
 from knot_server.usecases.enrolment import Enrolment
+from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import Closeable, DataPlane
 from knot_ssh.listening import bound_address, listen_on
+from knot_ssh.wire import (
+    CONTROL_SUBSYSTEM,
+    HOST_CERTIFICATE_SUBSYSTEM,
+    JOIN_SSHD_SUBSYSTEM,
+    JOIN_SUBSYSTEM,
+    KRL_SUBSYSTEM,
+)
 
 HUB_CERTIFICATE_LIFETIME = 24 * 3600
 """Seconds; the hub certifies itself anew in time while it runs."""
@@ -40,14 +49,27 @@ class Hub:
         control: Control,
         revocations: Revocations,
         renaming: Renaming,
+        registrations: Registrations,
     ) -> None:
         self.relay = Relay(plane)
         self._plane = plane
         self._authority = authority
         self._host_key = host_key
         self.refusals = Refusals(LOGIN_REASONS)
-        serve = partial(serve_joiner, enrolment, self.refusals)
-        self._lobby = Lobby(authority, enrolment, revocations, self.relay, serve, control.serve_member, refusals=self.refusals)
+        self._registrations = registrations
+        questions = Plain(enrolment, revocations, self.refusals)
+        subsystems: dict[type[Visitor], dict[str, Subsystem]] = {
+            Joiner: {
+                JOIN_SUBSYSTEM: partial(serve_joiner, enrolment, self.refusals),
+                JOIN_SSHD_SUBSYSTEM: plain(questions.join),
+            },
+            Member: {
+                CONTROL_SUBSYSTEM: control.serve_member,
+                HOST_CERTIFICATE_SUBSYSTEM: plain(questions.certify),
+                KRL_SUBSYSTEM: plain(questions.krl),
+            },
+        }
+        self._lobby = Lobby(authority, enrolment, revocations, self.relay, registrations, subsystems, refusals=self.refusals)
         self._listener: Closeable | None = None
         revocations.on_change.append(self._drop_revoked)
         renaming.on_rename.append(self.relay.rename)
@@ -81,6 +103,7 @@ class Hub:
         self.stop_accepting()
         await asyncio.gather(*(close(keeper.connection) for keeper in list(self._lobby.keepers)))
         await self._lobby.tasks.cancel()
+        await self._registrations.close()
 
     def _drop_revoked(self) -> None:
         for keeper in list(self._lobby.keepers):

@@ -1,7 +1,7 @@
 """The relay: a caller reaches the endpoint of a space that cannot be dialled, through the hub.
 
-Both legs are plain SSH (RFC 4254 section 7). The endpoint's side asks for its own fully qualified name, port 22, to be
-forwarded to it; a caller asks for a channel to that name, or to the space's id. What passes is an SSH session between the
+Both legs are plain SSH (RFC 4254 section 7). The endpoint's side asks for its own fully qualified name or its id, port 22,
+to be forwarded to it; a caller asks for a channel to that name, or to the space's id. What passes is an SSH session between the
 two, which the hub can carry and can cut, but neither read nor change unnoticed.
 
     caller --direct-tcpip--> hub --forwarded-tcpip--> agent
@@ -18,6 +18,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import asyncssh
@@ -59,11 +60,8 @@ class Reachable:
     space: SpaceName
     principal: Principal
     connection: ServerConnection
-    registered: str = field(init=False)
-    """The name that it asked for, by which its own side knows what we open to it (RFC 4254 section 7.2)."""
-
-    def __post_init__(self) -> None:
-        self.registered = self.name
+    registered: str
+    """The name or id that it asked for, by which its own side knows what we open to it (RFC 4254 section 7.2)."""
 
     @property
     def name(self) -> str:
@@ -96,11 +94,11 @@ class Relay:
         self._accepting = True
         self._sparing = Sparing()
 
-    def register(self, endpoint: Reachable) -> asyncssh.SSHListener:
+    def register(self, endpoint: Reachable, on_end: Callable[[], None] = lambda: None) -> asyncssh.SSHListener:
         """Relay to this endpoint until the listener is closed. Of several connections of one space the last one serves."""
         self._by_id.setdefault(endpoint.space_id, []).append(endpoint)
         self._give_name(endpoint)
-        return _Registration(self, endpoint)
+        return _Registration(self, endpoint, on_end)
 
     def forget(self, endpoint: Reachable) -> None:
         """Relay to it no more, but to an earlier connection of the same space, if there is one."""
@@ -270,13 +268,15 @@ class Passage:
 class _Registration(asyncssh.SSHListener):
     """What asyncssh holds of an endpoint that asked for relaying, and closes with the connection."""
 
-    def __init__(self, relay: Relay, endpoint: Reachable) -> None:
+    def __init__(self, relay: Relay, endpoint: Reachable, on_end: Callable[[], None]) -> None:
         super().__init__()
         self._relay = relay
         self._endpoint = endpoint
+        self._on_end = on_end
 
     def close(self) -> None:
         self._relay.forget(self._endpoint)
+        self._on_end()
 
     async def wait_closed(self) -> None:
         """It is closed at once."""

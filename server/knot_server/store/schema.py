@@ -5,7 +5,7 @@ A change here needs a migration beside it in `migrations/versions`; a test compa
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
@@ -47,6 +47,8 @@ class Space(Base):
     last_seen: Mapped[int | None] = mapped_column(BigInteger)
     enrolled_key: Mapped[str | None]
     host_key: Mapped[str | None]
+    agentless: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """An ordinary sshd has joined as this space, and no agent since."""
 
     @property
     def space_id(self) -> SpaceId:

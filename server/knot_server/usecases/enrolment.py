@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import asyncssh
-from sqlalchemy import CursorResult, select, update
+from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_keys.authority import Authority
@@ -21,6 +21,16 @@ from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
 from knot_ssh.names import Owner, SpaceId, Zone
 from knot_ssh.wire import CertificateRequest, Certificates, Membership
+
+SSHD_LIFETIME = 30 * 24 * 3600
+"""Seconds that an ordinary sshd's host certificate is good for. It is renewed each day; a machine that was off, or cut off
+from the hub, for a month has to be certified before anybody trusts it again."""
+SSHD_CERTIFICATES_MAX = 300
+"""That one sshd may have at a time: ten a day, so that a machine gone wild cannot fill the store."""
+_OLD_KEY = {
+    False: "this agent's key was replaced or revoked; start with an empty data folder",
+    True: "this machine's registration key was replaced or revoked; remove /etc/ssh/knot/key",
+}
 
 
 class Enrolment:
@@ -40,36 +50,52 @@ class Enrolment:
             token = await session.get(JoinToken, token_id)
             return token is not None and matches(secret, token.secret_hash)
 
-    async def redeem(self, token_id: str, key: asyncssh.SSHKey) -> Membership:
-        """Enrol the key for the token's space. Once for a token, but the same key always gets the same answer.
+    async def invited(self, token_id: str) -> SpaceId:
+        """The space that a token is for; raises JoinRefused."""
+        async with self._database.reading() as session:
+            token = await session.get(JoinToken, token_id)
+            if token is None:
+                raise JoinRefused
+            return SpaceId(token.space_id)
+
+    async def redeem(self, token_id: str, key: asyncssh.SSHKey, sshd: asyncssh.SSHKey | None = None) -> Membership:
+        """Enrol the key for the token's space: as its agent's, or, with the host key of an `sshd`, as that of a machine
+        without one. Once for a token, but the same keys always get the same answer.
 
         Raises JoinRefused with what to do.
         """
         shown = fingerprint(key)
+        agentless = sshd is not None
         async with self._database.writing() as session:
             token = await session.get(JoinToken, token_id)
             space = await session.get(Space, token.space_id) if token else None
             if token is None or space is None:
                 raise JoinRefused
-            retry = f"make a new one with `knot space token {space.name}`"
+            retry = f"make a new one with `knot space {'sshd' if agentless else 'token'} {space.name}`"
             if token.expires_at <= time.time():
                 raise JoinRefused(f"that join token has expired; {retry}")
             if self._revocations.current.has_key(key):
-                raise JoinRefused(f"this agent's key was replaced or revoked; start with an empty data folder, and {retry}")
+                raise JoinRefused(f"{_OLD_KEY[agentless]}, and {retry}")
             before, now = space.enrolled_key, public_line(key)
+            if before == now and space.agentless != agentless:
+                raise JoinRefused("that key is enrolled already, an agent's as an sshd's or the other way round: make another")
             if await session.get(JoinUse, (token_id, shown)):
                 if before != now:
-                    raise JoinRefused(f"another agent has joined as {space.name} since; {retry}")
+                    raise JoinRefused(f"another machine has joined as {space.name} since; {retry}")
             else:
                 await _consume(session, token_id, retry)
                 session.add(JoinUse(token_id=token_id, fingerprint=shown))
             replaced = before is not None and before != now
-            if replaced:
+            host_replaced = sshd is not None and space.host_key not in (None, public_line(sshd))
+            if replaced or host_replaced:
                 reason = f"space {space.name} joined again"
-                await self._revocations.record(session, Certificate.space_id == space.id, before, reason)
-            space.enrolled_key = now
+                old_key = before if replaced else None
+                await self._revocations.record(session, Certificate.space_id == space.id, old_key, reason)
+            space.enrolled_key, space.agentless = now, agentless
+            if sshd is not None:
+                space.host_key = public_line(sshd)
             membership = self.membership(space)
-        if replaced:
+        if replaced or host_replaced:
             reason = f"the space {space.name} has joined again from elsewhere"
             await self._revocations.publish([space.space_id], reason)
         return membership
@@ -80,11 +106,32 @@ class Enrolment:
             space = await session.get(Space, str(space_id))
             return parse_public_key(space.enrolled_key) if space and space.enrolled_key else None
 
-    async def member(self, space_id: SpaceId) -> Membership | None:
-        """What the agent of this space is; None when the space is gone."""
+    async def is_agents_key(self, space_id: SpaceId, key: asyncssh.SSHKey) -> bool:
+        """Whether this is the enrolled key of a space that has an agent."""
+        space = await self.space(space_id)
+        return space is not None and not space.agentless and space.enrolled_key == public_line(key)
+
+    async def space(self, space_id: SpaceId) -> Space | None:
+        """What the store knows of a space; None when it is gone."""
         async with self._database.reading() as session:
+            return await session.get(Space, str(space_id))
+
+    async def certify_sshd(self, space_id: SpaceId, key: asyncssh.SSHKey) -> Issued:
+        """A host certificate for the host key that an sshd joined with, for whoever holds its registration key.
+
+        Raises KeyRefused when that key is enrolled no more, or an agent's; Conflict when it asks without end.
+        """
+        async with self._database.writing() as session:
             space = await session.get(Space, str(space_id))
-            return self.membership(space) if space else None
+            if space is None or not space.agentless or space.enrolled_key != public_line(key) or space.host_key is None:
+                raise KeyRefused
+            host, host_key = HostIdentity(space.principal, space.space_name, space.space_id), parse_public_key(space.host_key)
+            if await _good_certificates(session, space, host_key) >= SSHD_CERTIFICATES_MAX:
+                raise Conflict(f"this machine has {SSHD_CERTIFICATES_MAX} certificates that are good, the most there may be")
+            issued = self._authority.certify_host(host_key, host, SSHD_LIFETIME)
+            _record(session, issued, Owner(space.owner), space.space_id)
+        self.issued["host"] += 1
+        return issued
 
     async def certify_agent(self, space_id: SpaceId, key: asyncssh.SSHKey, request: CertificateRequest) -> Certificates:
         """Client and host certificate for an enrolled key.
@@ -96,7 +143,7 @@ class Enrolment:
             raise BadInput("the signature does not prove possession of the host key")
         async with self._database.writing() as session:
             space = await session.get(Space, str(space_id))
-            if space is None or space.enrolled_key != public_line(key):
+            if space is None or space.agentless or space.enrolled_key != public_line(key):
                 raise KeyRefused
             identity = Identity.agent(space.principal, space.space_name, space.space_id)
             host = HostIdentity(space.principal, space.space_name, space.space_id)
@@ -142,6 +189,12 @@ class Enrolment:
             user_ca=self._authority.user_ca,
             host_ca=self._authority.host_ca,
         )
+
+
+async def _good_certificates(session: AsyncSession, space: Space, key: asyncssh.SSHKey) -> int:
+    """How many certificates of the space for this key have not expired."""
+    theirs = select(func.count()).where(Certificate.space_id == space.id, Certificate.fingerprint == fingerprint(key))
+    return await session.scalar(theirs.where(Certificate.expires_at > time.time())) or 0
 
 
 def _importable(key_line: str) -> asyncssh.SSHKey:

@@ -19,9 +19,9 @@ from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Space, StoredForward
 from knot_server.usecases.lookup import find_space, visible_space
-from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, OtherZone, Unavailable
+from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, NotRunning, OtherZone, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
-from knot_ssh.planning import is_same, make_plan, stored_obstacle, target_obstacle
+from knot_ssh.planning import Obstacle, is_same, make_plan, stored_obstacle, target_obstacle
 from knot_ssh.tasks import whole
 from knot_ssh.wire import (
     FORWARDS_MAX,
@@ -45,6 +45,9 @@ from knot_ssh.wire import (
 
 log = structlog.get_logger(__name__)
 
+_IDLE = {False: "the space is not running", True: "the space has no agent"}
+"""Why stored forwards are held by nobody."""
+
 
 class Forwarding:
     """Make, list and stop forwards, one by one or all at once."""
@@ -66,7 +69,7 @@ class Forwarding:
         order = wanted.order
         async with self._roster.lock(space.space_id):
             agent = self._roster.get(space.space_id)
-            if error := target_obstacle(wanted) if agent else stored_obstacle(wanted, space.name):
+            if error := target_obstacle(wanted) if agent else _obstacle(space)(wanted):
                 raise error
             if agent is not None:
                 return await self._start(agent, space, order)
@@ -74,7 +77,7 @@ class Forwarding:
             if len(others) >= FORWARDS_MAX:
                 raise Conflict(f"the space {space.name!r} has {FORWARDS_MAX} forwards, the most there may be")
             await self._change(space, [order], [])
-            return _not_running(order)
+            return _not_running(space, order)
 
     @whole
     async def apply(self, actor: Actor, source: str | None, request: ApplyRequest) -> Applied:
@@ -108,7 +111,7 @@ class Forwarding:
         agent = self._roster.get(space.space_id)
         if agent is not None:
             return await agent.ask("forward.list", Nothing(), ForwardList)
-        return ForwardList(forwards=[_not_running(order) for order in await self.stored(space.space_id)])
+        return ForwardList(forwards=[_not_running(space, order) for order in await self.stored(space.space_id)])
 
     @whole
     async def stop(self, actor: Actor, source: str | None, request: StopRequest) -> ForwardStatus:
@@ -129,7 +132,7 @@ class Forwarding:
             if stopped:
                 return stopped
             if stored:
-                return _not_running(stored)
+                return _not_running(space, stored)
             raise NotFound(f"there is no forward on port {local_port} in space {space.name!r}")
 
     async def stored(self, space_id: SpaceId) -> list[ForwardOrder]:
@@ -226,7 +229,7 @@ class Forwarding:
 
     async def _apply_stored(self, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool) -> ApplyAnswer:
         standing = {order.local_port: order for order in await self.stored(space.space_id)}
-        plan = make_plan(standing, wanted, lambda entry: stored_obstacle(entry, space.name))
+        plan = make_plan(standing, wanted, _obstacle(space))
         if not dry_run:
             await self._change(space, [*plan.make, *plan.unchanged], plan.stop)  # what is asked for anew is made anew
         made = [ReplacedForward(order=order, replaced=standing.get(order.local_port)) for order in plan.make]
@@ -260,7 +263,7 @@ class Forwarding:
             owner=Owner(space.owner),
             zone=Zone(space.zone),
             addresses=agent.addresses if agent else [],
-            running=agent is not None,
+            running=self._roster.runs(space.space_id),
         )
 
 
@@ -335,8 +338,24 @@ def _gone(row: StoredForward, source: Space) -> Target:
     )
 
 
-def _not_running(order: ForwardOrder) -> ForwardStatus:
-    """A stored forward of a space that is not running."""
+def _obstacle(space: Space) -> Obstacle:
+    """What may be in the way of a forward on a source without a connected agent."""
+
+    def obstacle(wanted: WantedForward) -> KnotError | None:
+        return _no_source(space) or stored_obstacle(wanted, space.name)
+
+    return obstacle
+
+
+def _no_source(space: Space) -> NotRunning | None:
+    """Whether nobody would ever hold a forward of this space."""
+    if not space.agentless:
+        return None
+    return NotRunning(f"the space {space.name!r} has an ordinary sshd and no agent: forwards can lead to it, not start from it")
+
+
+def _not_running(space: Space, order: ForwardOrder) -> ForwardStatus:
+    """A stored forward of a space that is not running, or has no agent."""
     return ForwardStatus(
         local_port=order.local_port,
         space=order.target.name,
@@ -344,5 +363,5 @@ def _not_running(order: ForwardOrder) -> ForwardStatus:
         remote_port=order.remote_port,
         persistent=True,
         state="stopped",
-        reason="target gone" if order.target.gone else "the space is not running",
+        reason="target gone" if order.target.gone else _IDLE[space.agentless],
     )

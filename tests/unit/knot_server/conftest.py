@@ -80,6 +80,7 @@ class FakeAgent:
     lie: ApplyAnswer | None = None
     """Its answer to any list."""
     told: list[str] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def methods(self) -> dict[str, Method]:
@@ -134,6 +135,7 @@ class FakeAgent:
 
     async def changed(self, target: Target) -> None:
         self.told.append(str(target.name))
+        self.targets.append(target)
         self.news.set()
 
     async def farewell(self, message: Farewell) -> None:

@@ -9,7 +9,7 @@ import pytest
 from knot_keys.connections import ServerConnection
 from knot_keys.keyfiles import new_key
 from knot_server.hub.control import Control
-from knot_server.hub.doorkeeper import Member
+from knot_server.hub.doorkeeper import Member, Session
 from knot_server.usecases.lastseen import LastSeen
 from knot_ssh.errors import StoreUnavailable
 from knot_ssh.names import Port
@@ -34,7 +34,8 @@ async def test_agent_that_cannot_be_welcomed(world: World) -> None:
         before = world.roster.get(space.space_id)
         for reader, writer in (theirs, others):
             member = Member(space.space_id, key)
-            tasks.start(control.serve_member(member, cast("ServerConnection", Line()), cast(Any, reader), cast(Any, writer)))
+            opened = Session(cast("ServerConnection", Line()), cast(Any, reader), cast(Any, writer), cast(Any, None))
+            tasks.start(control.serve_member(member, opened))
         world.sql(f"INSERT INTO forwards VALUES ('{space.id}', 1, '{space.id}', 'backend', 1, '')")
         world.break_store("DELETE")
         peer = Peer(*ours, {})

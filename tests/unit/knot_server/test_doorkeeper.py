@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import asyncssh
 import pytest
@@ -17,8 +18,9 @@ from knot_keys.keyfiles import new_key
 from knot_server.hub.doorkeeper import REGISTRATIONS_MAX, HubDoorkeeper, Joiner, Lobby
 from knot_server.hub.relay import Relay
 from knot_server.store.schema import Space
+from knot_server.usecases.lastseen import LastSeen
+from knot_server.usecases.registration import Registrations
 from knot_ssh.names import Principal, SpaceId, SpaceName
-from knot_ssh.wire import Membership
 from tests.support.planes import stock_plane
 from tests.unit.knot_server.conftest import ALICE, EU, World
 
@@ -50,6 +52,7 @@ class Hub:
     world: World
     lobby: Lobby
     space: Space
+    last_seen: LastSeen
 
     @property
     def relay(self) -> Relay:
@@ -95,14 +98,15 @@ async def asked(keeper: HubDoorkeeper, host: str = NAME, port: int = 22) -> asyn
 
 
 @pytest.fixture
-async def hub(world: World) -> Hub:
-    async def nobody(*_: Any) -> None:
-        raise AssertionError("no session was asked for")
-
+async def hub(world: World) -> AsyncIterator[Hub]:
     space, token = await world.invited(ALICE, "backend")
     await world.enrolment.redeem(token.id, KEY.convert_to_public())
-    lobby = Lobby(world.authority, world.enrolment, world.revocations, Relay(stock_plane()), nobody, nobody)
-    return Hub(world, lobby, space)
+    last_seen = LastSeen(world.database)
+    registrations = Registrations(world.roster, world.forwarding, last_seen)
+    lobby = Lobby(world.authority, world.enrolment, world.revocations, Relay(stock_plane()), registrations, {})
+    yield Hub(world, lobby, space, last_seen)
+    await registrations.close()
+    await last_seen.close()
 
 
 # Who enters
@@ -229,9 +233,13 @@ async def test_asking_for_too_much(hub: Hub) -> None:
     assert await asked(hub.member())
 
 
-async def test_own_id_is_not_the_name(hub: Hub) -> None:
-    """The space's id is for callers; what an agent asks for is its name."""
-    assert await asked(hub.member(), str(hub.space.id)) is None
+async def test_own_id_serves_as_well_as_the_name(hub: Hub) -> None:
+    """Who asks for the space's id is relayed to, and hears of that id when a channel is opened, also after a rename."""
+    renamed(hub)
+    assert await asked(hub.member(), str(hub.space.id))
+    await hub.world.renaming.rename(ALICE, "backend", SpaceName("new"))
+    assert hub.is_reachable("new")
+    assert [endpoint.registered for endpoint in hub.relay._by_id[hub.space.space_id]] == [str(hub.space.id)]
 
 
 async def test_connection_that_is_lost_meanwhile(hub: Hub) -> None:
@@ -275,6 +283,72 @@ async def test_registering_twice(hub: Hub) -> None:
     assert hub.relay._by_id == {}
 
 
+# An ordinary sshd
+
+SSHD_KEY, HOST_KEY = new_key("registration"), new_key("host")
+
+
+async def sshd(hub: Hub, line: FakeLine | None = None) -> HubDoorkeeper:
+    """A connection with the registration key of an sshd that has taken the place of `backend`'s agent."""
+    token = await hub.world.token(ALICE, hub.space)
+    await hub.world.enrolment.redeem(token.id, SSHD_KEY.convert_to_public(), HOST_KEY.convert_to_public())
+    keeper = hub.door(line)
+    keeper.entered(str(hub.space.id), SSHD_KEY)
+    return keeper
+
+
+async def test_sshd_runs_while_it_is_registered(hub: Hub) -> None:
+    """A space with an sshd runs from its first registration until its last has ended; an agent's registration is none."""
+    runs = hub.world.roster.runs
+    assert await asked(hub.member())
+    assert not runs(hub.space.space_id)
+    first = await asked(await sshd(hub), str(hub.space.id))
+    assert runs(hub.space.space_id)
+    second = await asked(await sshd(hub), NAME)
+    assert first
+    assert second
+    first.close()
+    assert runs(hub.space.space_id)
+    second.close()
+    assert not runs(hub.space.space_id)
+    assert not hub.world.roster._registered
+
+
+async def test_who_hears_of_an_sshd(hub: Hub) -> None:
+    """Who has forwards to it hears when it registers and when it leaves; it counts as seen at both."""
+    source = await hub.world.space(ALICE, "source")
+    keeper = await sshd(hub)
+    async with hub.world.running(source) as agent:
+        present = hub.world.roster.get(source.space_id)
+        assert present
+        hub.world.roster.watch(present, [hub.space.space_id])
+        listener = await asked(keeper)
+        assert listener
+        await agent.hears(1)
+        listener.close()
+        await agent.hears(2)
+        assert [(target.name, target.running, target.addresses) for target in agent.targets] == [
+            ("backend", True, []),
+            ("backend", False, []),
+        ]
+    await hub.last_seen.close()
+    assert hub.world.sql("SELECT last_seen > 0 FROM spaces WHERE id = ?", hub.space.id) == [(1,)]
+
+
+async def test_sshd_of_a_deleted_space(hub: Hub) -> None:
+    """Deleting the space sends its sshd away; that it leaves is then told to nobody as if it might come back."""
+    line = FakeLine()
+    keeper = await sshd(hub, line)
+    listener = await asked(keeper)
+    hub.world.revocations.on_change.append(keeper.leave_if_revoked)
+    await hub.world.spaces.delete(ALICE, "backend")
+    assert line.closed
+    assert listener
+    listener.close()
+    await hub.lobby.registrations.close()
+    assert not await hub.door().welcomes(str(hub.space.id), SSHD_KEY.convert_to_public())
+
+
 # Renamed
 
 
@@ -312,15 +386,15 @@ async def test_agent_that_does_not_know_yet(hub: Hub) -> None:
 async def test_renamed_while_the_store_is_asked(hub: Hub, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks while the space is renamed is relayed to under the new name, or refused; never under the old one."""
     renamed(hub)
-    member = hub.lobby.enrolment.member
+    ask = hub.lobby.enrolment.space
 
-    async def slow(space_id: SpaceId) -> Membership | None:
-        found = await member(space_id)
+    async def slow(space_id: SpaceId) -> Space | None:
+        found = await ask(space_id)
         monkeypatch.undo()
         await hub.world.renaming.rename(ALICE, "backend", SpaceName("new"))
         return found
 
-    monkeypatch.setattr(hub.lobby.enrolment, "member", slow)
+    monkeypatch.setattr(hub.lobby.enrolment, "space", slow)
     assert bool(await asked(hub.member(), name)) == (name == NEW_NAME)
     assert not hub.is_reachable(NAME)
     assert hub.is_reachable(NEW_NAME) == (name == NEW_NAME)

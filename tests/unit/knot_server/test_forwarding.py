@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from knot_keys.keyfiles import new_key
 from knot_server.actor import Actor
 from knot_server.store.schema import Space
 from knot_ssh.errors import (
@@ -619,3 +620,54 @@ async def test_nothing_stopped(scene: Scene) -> None:
     scene.world.break_store("DELETE")
     await scene.world.forwarding.forget_stopped(scene.frontend.space_id, [])
     assert scene.stored() == [(8080, "backend", 3000)]
+
+
+# A source with an ordinary sshd
+
+NO_SOURCE = "has an ordinary sshd and no agent"
+
+
+async def without_agent(world: World) -> Space:
+    """alice's `db`, which an sshd has joined as."""
+    space, token = await world.invited(ALICE, "db")
+    keys = [new_key(name).convert_to_public() for name in ("registration", "host")]
+    await world.enrolment.redeem(token.id, *keys)
+    return space
+
+
+@pytest.mark.parametrize("more", [{}, {"persistent": True}, {"persistent": True, "force": True}])
+async def test_no_forward_starts_from_an_sshd(scene: Scene, more: dict[str, Any]) -> None:
+    """A space without agent is no source, whatever is asked; nothing is stored for it."""
+    await without_agent(scene.world)
+    with pytest.raises(NotRunning, match=NO_SOURCE):
+        await scene.forward(source="db", **more)
+    assert scene.world.sql(STORED) == []
+
+
+async def test_apply_on_an_sshd(scene: Scene) -> None:
+    """Of a list for such a source each entry is an error; what was stored for its agent is listed with that reason."""
+    db = await without_agent(scene.world)
+    wanted = ForwardRequest(local_port=PORT, space="backend", remote_port=Port(3000), persistent=True)
+    applied = await scene.world.forwarding.apply(ALICE, "db", ApplyRequest(forwards=[wanted]))
+    assert [(error.local_port, error.code) for error in applied.errors] == [(PORT, "not_running")]
+    assert NO_SOURCE in applied.errors[0].error
+    assert applied.applied == []
+    row = (db.id, 1, scene.backend.id, "backend", 3000)
+    scene.world.sql(
+        "INSERT INTO forwards (space_id, local_port, target_id, target_name, remote_port) VALUES (?, ?, ?, ?, ?)", *row
+    )
+    [listed] = (await scene.world.forwarding.listing(ALICE, "db")).forwards
+    assert (listed.state, listed.reason) == ("stopped", "the space has no agent")
+
+
+async def test_an_sshd_is_a_target_while_it_is_registered(scene: Scene) -> None:
+    """A forward to it needs `force` before it registers and after it has left, and none meanwhile; it has no addresses."""
+    db = await without_agent(scene.world)
+    with pytest.raises(NotRunning, match="--force"):
+        await scene.forward("db")
+    scene.world.roster.sshd_came(db.space_id)
+    await scene.forward("db")
+    [order] = scene.agent.forwards.values()
+    assert (order.target.running, order.target.addresses) == (True, [])
+    scene.world.roster.sshd_left(db.space_id)
+    assert not (await scene.world.forwarding.target(ALICE, "db")).running

@@ -26,7 +26,7 @@ from knot_server.hub.relay import HELD_MAX, RELAYED_MAX, Passage, Reachable, Rel
 from knot_ssh.dataplane.channel import Channel, Opening
 from knot_ssh.dataplane.limits import PACKET
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
+from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone, qualified_name
 from tests.support.planes import stock_plane
 from tests.support.reactors import KINDS, on_both, run_on
 from tests.support.waiting import becomes
@@ -62,7 +62,8 @@ def endpoint(
     name: SpaceName = BACKEND,
     space_id: SpaceId = BACKEND_ID,
 ) -> Reachable:
-    return Reachable(space_id, name, Principal(owner, zone), connection)
+    principal = Principal(owner, zone)
+    return Reachable(space_id, name, principal, connection, registered=qualified_name(name, principal))
 
 
 class Scene:

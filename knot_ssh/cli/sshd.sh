@@ -1,0 +1,425 @@
+#!/bin/sh
+# Has this machine take part as the space @FULL_NAME@, with its own sshd and ssh and nothing else.
+#
+# Read it, then run it there as root within 30 minutes: the join token in it works once. It may be run again, and changes
+# only what is due. docs/sshd.md says what each file is for, and how to take all of it out again.
+#
+# Everything is in functions, and the last line calls them: of a copy that was cut off nothing is run.
+# Needs OpenSSH 8.4 or later.
+set -eu
+umask 077
+PATH=$PATH:/usr/sbin:/sbin
+
+SPACE='@SPACE_ID@'
+PRINCIPAL='@PRINCIPAL@'       # who may come in: certificates of this owner for this zone
+HUB_HOST='@HUB_HOST@'
+HUB_PORT='@HUB_PORT@'
+USER_CA='@USER_CA@'
+HOST_CA='@HOST_CA@'
+TOKEN='@TOKEN@'
+
+ETC=/etc/ssh/knot
+CONFIG=/etc/ssh/sshd_config
+DROP_IN=/etc/ssh/sshd_config.d/knot.conf
+UNITS=/etc/systemd/system
+changed=''
+untold=''
+folder=''
+
+main() {
+    check_machine
+    make_account
+    write_files
+    trap tidy EXIT
+    configure_sshd
+    is_joined || join
+    "$ETC/refresh" krl # before sshd is told: one that cannot read its RevokedKeys lets nobody in
+    tell_sshd
+    keep_running
+}
+
+# However the script ends: no token is left lying about, and sshd's files are as they were unless it was told of them
+tidy() {
+    [ -z "$folder" ] || rm -rf "$folder"
+    [ -z "$untold" ] || put_back
+}
+
+say() { printf 'knot: %s\n' "$*" >&2; }
+
+stop() {
+    say "$*"
+    exit 1
+}
+
+# put FILE MODE: what comes on stdin becomes that file, in one step, unless it is that already
+put() {
+    cat >"$1.new"
+    chmod "$2" "$1.new"
+    if cmp -s "$1.new" "$1"; then
+        rm "$1.new"
+    else
+        mv "$1.new" "$1"
+        changed=yes
+    fi
+}
+
+# --- Before anything is changed ---------------------------------------------------------------------------------------
+
+check_machine() {
+    [ "$(id -u)" = 0 ] || stop 'run this as root'
+    for program in sshd ssh ssh-keygen; do
+        command -v "$program" >/dev/null || stop "$program is not installed"
+    done
+    sshd -t || stop "sshd does not take its configuration as it is ($CONFIG): mend it first; nothing was changed"
+    includes || stop "$CONFIG does not include /etc/ssh/sshd_config.d/*.conf: put that Include first in it; nothing was changed"
+    HOST_KEY=$(host_key) || stop 'sshd has no ed25519 host key: make one with ssh-keygen -A; nothing was changed'
+    LISTENS=$(listens)
+    [ -n "$LISTENS" ] || stop 'sshd does not say where it listens (sshd -T); nothing was changed'
+    if [ -e "$ETC/ssh_config" ] && ! grep -q "User $SPACE\$" "$ETC/ssh_config"; then
+        stop "this machine is another space already: remove $ETC first; nothing was changed"
+    fi
+}
+
+# The Include must stand before the first Match: behind one it would belong to that
+includes() {
+    awk 'tolower($1) == "match" { exit }
+         tolower($1) == "include" && $0 ~ /sshd_config\.d\/\*\.conf/ { found = 1; exit }
+         END { exit !found }' "$CONFIG"
+}
+
+host_key() {
+    for key in $(sshd -T | sed -n 's/^hostkey //p'); do
+        case $(ssh-keygen -l -f "$key" 2>/dev/null) in *'(ED25519)')
+            printf '%s\n' "$key"
+            return
+            ;;
+        esac
+    done
+    return 1
+}
+
+# Where the hub's connections are led: sshd on this machine, wherever it listens
+listens() {
+    sshd -T | sed -n 's/^listenaddress //p' | sed 's/^0\.0\.0\.0:/127.0.0.1:/; s/^\[::\]:/[::1]:/' | sort | head -n 1
+}
+
+# --- The account that certificates of $PRINCIPAL log in to: no password, shell or home ---------------------------------
+
+make_account() {
+    if [ -z "$(getent passwd knot)" ]; then
+        command -v useradd >/dev/null || stop 'there is no useradd: make a system account knot without a shell, and run this again'
+        useradd --system --no-create-home --home-dir /nonexistent --shell "$(no_shell)" --password '*' knot
+    fi
+    case $(getent passwd knot | cut -d: -f7) in
+        */nologin | */false) ;;
+        *) stop 'there is an account knot already, with a shell: rename that first' ;;
+    esac
+    # "!" would be an account that is locked, for an sshd without PAM; "*" is no password either
+    case $(getent shadow knot | cut -d: -f2) in '!'*) usermod --password '*' knot ;; esac
+}
+
+no_shell() { command -v nologin || printf '/bin/false\n'; }
+
+# --- $ETC: what sshd and ssh are told ---------------------------------------------------------------------------------
+
+write_files() {
+    mkdir -p "$ETC"
+    chmod 0755 "$ETC" # sshd reads principals as knot
+    # the key by which the hub knows this machine; it stays here
+    [ -e "$ETC/key" ] || ssh-keygen -q -t ed25519 -N '' -C "knot registration" -f "$ETC/key" </dev/null
+    printf '%s\n' "$USER_CA" | put "$ETC/user_ca.pub" 0644
+    printf '%s\n' "$HOST_CA" | put "$ETC/host_ca.pub" 0644
+    printf '%s\n' "$PRINCIPAL" | put "$ETC/principals" 0644
+    # the hub is whoever the CA says is hub.knot, at whatever address
+    printf '@cert-authority hub.knot %s\n' "$HOST_CA" | put "$ETC/known_hosts" 0644
+    changed=''
+    put "$ETC/ssh_config" 0644 <<END
+# What ssh of this machine needs to speak to the hub. "registration" also has it lead others here.
+Host registration
+    RemoteForward $SPACE:22 $LISTENS
+    ExitOnForwardFailure yes
+Host hub registration
+    HostName $HUB_HOST
+    Port $HUB_PORT
+    User $SPACE
+    HostKeyAlias hub.knot
+    HostKeyAlgorithms ssh-ed25519-cert-v01@openssh.com
+    UserKnownHostsFile $ETC/known_hosts
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking yes
+    CheckHostIP no
+    UpdateHostKeys no
+    IdentityFile $ETC/key
+    IdentitiesOnly yes
+    IdentityAgent none
+    PreferredAuthentications publickey
+    BatchMode yes
+    RequestTTY no
+    ControlPath none
+    ConnectTimeout 10
+    ServerAliveInterval 4
+    ServerAliveCountMax 3
+END
+    restart=$changed
+    write_refresh | put "$ETC/refresh" 0700
+}
+
+write_refresh() {
+    cat <<END
+#!/bin/sh
+# Fetches from the hub what sshd of this machine needs, and puts it in place only if it is whole and meant for here.
+#   refresh krl                  what is revoked; sshd reads it at each login
+#   refresh certificate [FILE]   the host certificate, from the hub or FILE; then reloads sshd
+#   refresh check                changes nothing: is the certificate in place the right one, and of today?
+#   refresh reload               has sshd read its configuration
+SPACE='$SPACE'
+HOST_KEY='$HOST_KEY'
+ETC='$ETC'
+END
+    cat <<'END'
+set -eu
+umask 077
+PATH=$PATH:/usr/sbin:/sbin
+new=$ETC/.$1.$$
+trap 'rm -f "$new"' EXIT
+
+stop() {
+    printf 'knot: %s\n' "$*" >&2
+    exit 1
+}
+
+ask() { ssh -F "$ETC/ssh_config" -s hub "$1" </dev/null >"$new" || stop "the hub gave no answer to $1; what is there stays"; }
+
+install() {
+    chmod 0644 "$new"
+    mv "$new" "$1"
+}
+
+# An empty file would do for sshd as a list of nothing; ssh-keygen takes none but a whole KRL
+krl() {
+    ask knot-krl
+    ssh-keygen -Q -f "$new" "$ETC/user_ca.pub" >/dev/null || stop 'that is no key revocation list; the old one stays'
+    install "$ETC/krl"
+}
+
+certificate() {
+    if [ -n "$1" ]; then cat "$1" >"$new"; else ask knot-host-certificate; fi
+    fits "$new" || stop 'that certificate is not for this machine and space; the old one stays'
+    install "$ETC/host-cert.pub"
+    [ ! -e "$ETC/krl" ] || reload
+}
+
+# Whether a certificate is for our host key, of the CA that we know, and names this space
+fits() {
+    shown=$(ssh-keygen -L -f "$1" 2>/dev/null) || return 1
+    for line in ' host certificate' "ED25519-CERT $(fingerprint "$HOST_KEY")" "Signing CA: ED25519 $(fingerprint "$ETC/host_ca.pub")" " $SPACE"; do
+        printf '%s\n' "$shown" | grep -qF -e "$line" || return 1
+    done
+}
+
+fingerprint() { ssh-keygen -l -f "$1" | cut -d' ' -f2; }
+
+check() { fits "$ETC/host-cert.pub" && [ -n "$(find "$ETC/host-cert.pub" -mtime -1)" ]; }
+
+reload() {
+    sshd -t
+    for unit in ssh sshd; do
+        if systemctl is-active --quiet "$unit" 2>/dev/null; then
+            systemctl reload "$unit"
+            return
+        fi
+    done
+    pid=$(cat "$(sshd -T | sed -n 's/^pidfile //p')" 2>/dev/null) || pid=none
+    case $(cat "/proc/$pid/comm" 2>/dev/null) in
+        sshd*) kill -HUP "$pid" ;; # and not whatever else may have that number by now
+        *) printf 'knot: sshd does not run, or not from its pid file: start it, or have it read its configuration\n' >&2 ;;
+    esac
+}
+
+case $1 in
+    krl) krl ;;
+    certificate) certificate "${2-}" ;;
+    check) check ;;
+    reload) reload ;;
+    *) stop 'refresh krl|certificate|check|reload' ;;
+esac
+END
+}
+
+# --- Joining: once, with the token as password ------------------------------------------------------------------------
+
+# Whether the hub knows this machine's keys: it gives a certificate that fits, where the one in place is not of today
+is_joined() {
+    [ -e "$ETC/host-cert.pub" ] || return 1
+    "$ETC/refresh" check || "$ETC/refresh" certificate 2>/dev/null || return 1
+    "$ETC/refresh" krl
+}
+
+join() {
+    folder=$(mktemp -d "$ETC/.join.XXXXXX")
+    # the token goes by a file that root alone can read: not by an argument or a variable, which others could
+    printf '%s\n' "$TOKEN" >"$folder/token"
+    printf '#!/bin/sh\nexec cat "%s/token"\n' "$folder" >"$folder/askpass"
+    chmod 0700 "$folder/askpass"
+    {
+        ssh-keygen -y -f "$ETC/key"
+        ssh-keygen -y -f "$HOST_KEY"
+        prove knot-registration "$ETC/key"
+        prove knot-host "$HOST_KEY"
+    } >"$folder/request"
+    SSH_ASKPASS=$folder/askpass SSH_ASKPASS_REQUIRE=force DISPLAY=${DISPLAY:-:0} \
+        ssh -F "$ETC/ssh_config" -o User=join -o PubkeyAuthentication=no -o PreferredAuthentications=password \
+        -o BatchMode=no -o NumberOfPasswordPrompts=1 -s hub knot-join-sshd \
+        <"$folder/request" >"$folder/certificate" || stop 'the hub did not take this machine in; sshd is as it was'
+    "$ETC/refresh" certificate "$folder/certificate"
+}
+
+# prove NAMESPACE KEY: a signature over the space's id, so that the hub enrols no key that this machine does not hold
+prove() { printf '%s' "$SPACE" | ssh-keygen -q -Y sign -n "$1" -f "$2" 2>/dev/null; }
+
+# --- sshd -------------------------------------------------------------------------------------------------------------
+
+configure_sshd() {
+    changed=''
+    rm -f "$ETC/before"
+    [ ! -e "$DROP_IN" ] || cp -p "$DROP_IN" "$ETC/before"
+    put "$DROP_IN" 0644 <<END
+# Lets $PRINCIPAL forward ports to this machine's loopback, and do nothing else.
+# How this machine shows that it is the space $SPACE:
+HostCertificate $ETC/host-cert.pub
+# For this account alone: our CA opens no other.
+Match User knot
+    TrustedUserCAKeys $ETC/user_ca.pub
+    AuthorizedPrincipalsFile $ETC/principals
+    AuthorizedPrincipalsCommand none
+    RevokedKeys $ETC/krl
+    AuthorizedKeysFile none
+    AuthorizedKeysCommand none
+    AuthenticationMethods publickey
+    PubkeyAuthentication yes
+    PasswordAuthentication no
+    KbdInteractiveAuthentication no
+    HostbasedAuthentication no
+    DisableForwarding no
+    AllowTcpForwarding local
+    PermitOpen 127.0.0.1:* [::1]:* localhost:*
+    PermitListen none
+    GatewayPorts no
+    AllowStreamLocalForwarding no
+    AllowAgentForwarding no
+    X11Forwarding no
+    PermitTunnel no
+    PermitTTY no
+    PermitUserRC no
+    MaxSessions 0
+    ForceCommand /bin/false
+Match all
+END
+    untold=$changed
+    if [ -n "$changed" ] && ! { sshd -t && is_in_force; }; then
+        stop "sshd would not do what $DROP_IN says; it is as it was, and this machine has not joined"
+    fi
+}
+
+tell_sshd() {
+    [ -z "$untold" ] || "$ETC/refresh" reload || stop 'sshd would not read its configuration anew; it was put back as it was'
+    untold=''
+    rm -f "$ETC/before"
+    ! sshd_says knot | grep -E '^(allow|deny)(users|groups) ' >&2 || say 'see that these lines of sshd let the account knot in'
+}
+
+put_back() {
+    if [ -e "$ETC/before" ]; then mv "$ETC/before" "$DROP_IN"; else rm "$DROP_IN"; fi
+    "$ETC/refresh" reload || true
+}
+
+sshd_says() { sshd -T -C "user=$1,host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22"; }
+
+# Whether every line holds for knot, though other files may say otherwise, and our CA is unknown to any other account
+is_in_force() {
+    sshd_says knot >"$ETC/says"
+    sshd_says root >"$ETC/says.root"
+    in_force=yes
+    if grep -qF "$ETC/user_ca.pub" "$ETC/says.root"; then in_force=''; fi
+    sed -n '/^[^#]/ { /^Match/d; s/^ *//; p; }' "$DROP_IN" >"$ETC/wanted"
+    while read -r line; do
+        grep -qixF -e "$line" "$ETC/says" || {
+            say "another file of sshd's overrules: $line"
+            in_force=''
+        }
+    done <"$ETC/wanted"
+    rm "$ETC/says" "$ETC/says.root" "$ETC/wanted"
+    [ -n "$in_force" ]
+}
+
+# --- What has to go on ------------------------------------------------------------------------------------------------
+
+keep_running() {
+    if [ -d /run/systemd/system ]; then
+        write_units
+        systemctl daemon-reload
+        systemctl enable --quiet --now knot-sshd.service knot-sshd-krl.timer knot-sshd-certificate.timer
+        [ -z "$changed$restart" ] || systemctl restart knot-sshd.service
+        return
+    fi
+    cat <<END
+There is no systemd here. Have these run as root: the first always, again whenever it ends, the others by cron.
+ssh -F $ETC/ssh_config -N registration
+*/5 * * * * $ETC/refresh krl
+17 4 * * * $ETC/refresh certificate
+END
+}
+
+write_units() {
+    changed=''
+    put "$UNITS/knot-sshd.service" 0644 <<END
+[Unit]
+Description=Has the knot hub lead others to this machine's sshd
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=$(command -v ssh) -F $ETC/ssh_config -N registration
+Restart=always
+RestartSec=1
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+
+[Install]
+WantedBy=multi-user.target
+END
+    put "$UNITS/knot-sshd-refresh@.service" 0644 <<END
+[Unit]
+Description=Fetches the %i for this machine's sshd from the knot hub
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=oneshot
+ExecStart=$ETC/refresh %i
+END
+    timer krl '*:0/5' 30 | put "$UNITS/knot-sshd-krl.timer" 0644
+    timer certificate daily 3600 | put "$UNITS/knot-sshd-certificate.timer" 0644
+}
+
+# timer WHAT WHEN SPREAD: not at the very moment at which all other machines ask, but within so many seconds of it
+timer() {
+    cat <<END
+[Unit]
+Description=Fetches the $1 for this machine's sshd from the knot hub
+
+[Timer]
+OnCalendar=$2
+RandomizedDelaySec=$3
+Persistent=yes
+Unit=knot-sshd-refresh@$1.service
+
+[Install]
+WantedBy=timers.target
+END
+}
+
+main
