@@ -1,7 +1,8 @@
 """The one place where a file of the person's own is changed: a marked block in `~/.ssh/config`.
 
-An `Include` after a `Host` line belongs to that block, so ours goes before everything else. What is not ours is bytes: never
-decoded, and the same after the block is gone again.
+ssh takes the first value that it finds, so ours goes before everything else. An `Include` after a `Host` line belongs to that
+block: `Match all` stands before it, for who moves the block below lines of their own. What is not ours is bytes: never decoded,
+and the same after the block is gone again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from knot_ssh.files import create_private_file, replace_contents
 
 BEGIN = b"# BEGIN knot ssh (`knot ssh setup --remove` takes these lines out again)"
 END = b"# END knot ssh"
+_INSIDE = (b"Match all", b"Include ")
+"""How the lines between the marks begin."""
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 
 
@@ -32,7 +35,7 @@ class DamagedBlock(KnotError):
 
 def block(include: Path) -> bytes:
     """The marked lines; raises BadInput for a path that cannot stand in them."""
-    return b"\n".join([BEGIN, encoded(f"Include {quoted(include)}"), END, b""])
+    return b"\n".join([BEGIN, b"Match all", encoded(f"Include {quoted(include)}"), END, b""])
 
 
 def with_block(text: bytes, lines: bytes) -> bytes:
@@ -67,7 +70,7 @@ def write(path: Path, text: bytes) -> None:
 
 
 def _find(text: bytes) -> tuple[int, int]:
-    """Where the block begins and ends; (0, 0) where there is none. One Include may stand in it, and nothing else."""
+    """Where the block begins and ends; (0, 0) where there is none."""
     start, begun = 0, 0
     for number, line in enumerate(_LINES.finditer(text), 1):
         words = line[0].strip()
@@ -80,11 +83,15 @@ def _find(text: bytes) -> tuple[int, int]:
             raise DamagedBlock.at(number, "the lines of `knot ssh` begin a second time; take one beginning out by hand")
         if words == BEGIN:
             start, begun = line.start(), number
-        elif begun and (number != begun + 1 or not words.startswith(b"Include ")):
+        elif begun and not _belongs(words, number - begun - 1):
             raise DamagedBlock.at(number, "this stands between the marks of `knot ssh`; move it by hand")
     if begun:
         raise DamagedBlock.at(begun, "the lines of `knot ssh` begin here, but have no end; mend or take them out by hand")
     return 0, 0
+
+
+def _belongs(words: bytes, place: int) -> bool:
+    return place < len(_INSIDE) and words.startswith(_INSIDE[place])
 
 
 def _reject_another(rest: bytes, above: int) -> None:

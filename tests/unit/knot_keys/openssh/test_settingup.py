@@ -220,7 +220,7 @@ def test_damaged_lines_stop_everything(places: Places, server: SayingApi) -> Non
     before = tree(places.home)
     asked = len(server.asked)
     for change in (do_setup, remove):
-        with pytest.raises(KnotError, match="line 4: a second mark"):
+        with pytest.raises(KnotError, match="line 5: a second mark"):
             change(places)
     assert tree(places.home) == before
     assert len(server.asked) == asked

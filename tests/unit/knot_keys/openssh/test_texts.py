@@ -10,6 +10,7 @@ import pytest
 
 from knot_keys.openssh.places import Places
 from knot_keys.openssh.texts import HUB_ALIAS, Space, known_hosts, ssh_config, stanzas
+from knot_keys.openssh.userconfig import block
 from knot_ssh.addresses import Address
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 
@@ -46,10 +47,10 @@ class Config:
         self.program.write_text(f'#!/bin/sh\necho "$*" >> {self.runs}\n{script}\n')
         self.program.chmod(0o755)
 
-    def write(self, *, has_krl: bool, after: str = "", hub: str = "192.0.2.1:2222") -> None:
+    def write(self, *, has_krl: bool, before: str = "", after: str = "", hub: str = "192.0.2.1:2222") -> None:
         text = ssh_config(self.places, Address.parse(hub), self.places.key, [str(self.program)], has_krl=has_krl)
         self.places.ssh_config.write_text(text)
-        self.places.user_config.write_text(f"Include {self.places.ssh_config}\n{after}")
+        self.places.user_config.write_bytes(before.encode() + block(self.places.ssh_config) + after.encode())
 
     def of(self, host: str) -> dict[str, str]:
         """ssh's settings for this host."""
@@ -109,6 +110,15 @@ def test_first_value_wins_over_what_follows(config: Config) -> None:
         assert "proxycommand" not in found
         assert found["userknownhostsfile"] == str(config.places.known_hosts)
     assert config.of(HUB_ALIAS)["hostkeyalias"] == "hub.knot"
+
+
+def test_own_block_before_ours(config: Config) -> None:
+    """Who moves our lines below a block of their own adds to it, for hub and spaces alike, and loses nothing of ours."""
+    config.write(has_krl=True, before="Host *.knot\n    ConnectTimeout 7\nHost knot-hub\n    Port 4022\n")
+    hub, space = config.of(HUB_ALIAS), config.of("frontend.knot")
+    assert (hub["port"], hub["hostkeyalias"], hub["hostname"]) == ("4022", "hub.knot", "192.0.2.1")
+    assert (space["connecttimeout"], space["hostname"]) == ("7", str(FRONTEND.space_id))
+    assert all(found.items() >= SETTLED.items() for found in (hub, space))
 
 
 def test_other_hosts_are_not_touched(config: Config, tmp_path: Path) -> None:

@@ -57,24 +57,35 @@ def test_lines_stand_first(text: bytes) -> None:
 
 
 def test_one_include(tmp_path: Path) -> None:
-    """The block is one quoted Include between two comments."""
-    begin, include, end, rest = block(tmp_path / "a b" / "ssh_config").decode().split("\n")
+    """The block is one quoted Include for all hosts, between two comments."""
+    begin, match, include, end, rest = block(tmp_path / "a b" / "ssh_config").decode().split("\n")
     assert (begin[0], end[0], rest) == ("#", "#", "")
+    assert match == "Match all"
     assert include == f'Include "{tmp_path}/a b/ssh_config"'
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (b"Host a\n" + BEGIN + b"\nInclude x\n", 2),
+        (b"Host a\n" + BEGIN + b"\nMatch all\nInclude x\n", 2),
         (b"\n\n" + END + b"\n", 3),
         (BEGIN + b"\n" + BEGIN + b"\n" + END, 2),
-        (LINES + b"Host a\n" + LINES, 5),
-        (LINES + END, 4),
-        (BEGIN + b"\nInclude x\nHost mine\n" + END + b"\n", 3),
-        (BEGIN + b"\nInclude x\nInclude mine\n" + END + b"\n", 3),
+        (LINES + b"Host a\n" + LINES, 6),
+        (LINES + END, 5),
+        (BEGIN + b"\nMatch all\nInclude x\nHost mine\n" + END + b"\n", 4),
+        (BEGIN + b"\nMatch all\nInclude x\nInclude mine\n" + END + b"\n", 4),
+        (BEGIN + b"\nInclude x\n" + END + b"\n", 2),
     ],
-    ids=["no end", "no beginning", "two beginnings", "two blocks", "two ends", "somebody's line inside", "somebody's Include"],
+    ids=[
+        "no end",
+        "no beginning",
+        "two beginnings",
+        "two blocks",
+        "two ends",
+        "somebody's line inside",
+        "somebody's Include",
+        "one line missing",
+    ],
 )
 def test_damaged_lines_are_refused_with_their_number(text: bytes, line: int) -> None:
     """Marks that do not fit are nothing to guess about: the error names the line, and nothing is changed."""
