@@ -43,11 +43,12 @@ def typed(line: str, number: int) -> str:
     return f"{line} > {log} 2>&1 &\n{wait}"
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("ssh")), reason="curl or ssh is not installed")
 def test_story_by_hand(system: System, tmp_path: Path) -> None:
-    """Every command of the story works, in its order; only ports and folder are others, for this machine's sake."""
+    """Every command of the story works, in its order; only ports and folders are others, for this machine's sake."""
     script = "\n".join(typed(line, number) for number, line in enumerate(commands()))
     script = script.replace("/tmp/knot", str(tmp_path / "knot"))
+    script = script.replace("| ssh ", '| ssh -F "$HOME/.ssh/config" ')  # ssh takes the home folder from the passwd entry
     for port in ("3000", "2222", "3001", "8080"):
         script = re.sub(rf"\b{port}\b", str(free_port()), script)
     ports = [f"--http 127.0.0.1:{m[1]}" for m in [re.search(r"--server http://127.0.0.1:(\d+)", script)] if m]
@@ -68,7 +69,7 @@ def test_story_by_hand(system: System, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr + script
     out = result.stdout
-    assert out.count("Directory listing for /") >= 2
+    assert out.count("Directory listing for /") >= 3
     assert re.search(r"Port forward established: \d+ -> backend-api:\d+", out)
     assert re.search(r"Port forward established: frontend:\d+ -> backend-api:\d+", out)
     assert "Active port forwards:" in out
