@@ -49,11 +49,16 @@ class Address:
 
 
 def is_server_url(url: str) -> bool:
-    """Whether this is the URL of an HTTP server, with a port that can be one."""
+    """Whether this is the URL of an HTTP server, with a port that can be one.
+
+    A name or password in it is none of ours: errors and `status` repeat the URL, and nothing would send them.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
+        return False
+    if "@" in parts.netloc or not url.isprintable():
         return False
     return parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0 and not (parts.query or parts.fragment)
 

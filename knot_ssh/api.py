@@ -35,6 +35,8 @@ class Api:
 
     def __init__(self, server: str, token: str, patience: Patience = USUAL) -> None:
         """`server` is the URL; raises BadInput for anything else. The token is sent in a header alone."""
+        if "@" in server:
+            raise BadInput("the server's URL must hold no name and no password: the API token says who you are")
         if not is_server_url(server):
             raise BadInput(
                 f"the server {server[:80]!r} is not a URL like https://knot.example.com; did you mean http://{server[:80]}?"

@@ -115,6 +115,7 @@ def locked(path: Path, seconds: float) -> Iterator[None]:
     """Hold this file's lock, waiting for another process of ours for so long; raises Unavailable when it takes longer."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     try:
+        os.fchmod(descriptor, PRIVATE_FILE)
         _wait_for_lock(descriptor, time.monotonic() + seconds, path)
         yield
     finally:
@@ -137,11 +138,14 @@ def _write_draft(path: Path, data: bytes) -> Path:
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, PRIVATE_FILE)  # a strict umask may have taken bits that the owner needs
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
+            os.fsync(descriptor)
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # write(2) does not know it
         raise
     return draft
 

@@ -17,6 +17,7 @@ from knot_keys.certificates import BACKDATE, CertificateRefused, check_client, e
 from knot_keys.identity import Role
 from knot_keys.keyfiles import parse_public_key, public_line
 from knot_keys.openssh.texts import Space
+from knot_keys.openssh.trial import try_krl
 from knot_keys.revocation import NOTHING_REVOKED
 from knot_ssh.addresses import Address
 from knot_ssh.api import Api
@@ -25,6 +26,8 @@ from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 from knot_ssh.wire import first_complaint
 
 SPACES_MAX = 10_000
+LIFETIME_MAX = 24 * 3600
+"""Seconds; `knot server run` takes no longer `--certificate-lifetime`. (CERT_TIME_FOREVER is no time that could be shown.)"""
 LINE_MAX = 1 << 14
 """Characters of a key or certificate: one with a hundred zones and an RSA key of 16384 bits is shorter."""
 KRL_MAGIC = b"SSHKRL\n\x00" + b"\x00\x00\x00\x01"
@@ -139,6 +142,8 @@ def _checked(line: str, key: asyncssh.SSHKey, user_ca: asyncssh.SSHKey, now: flo
         raise KnotError("the certificate is for another key")
     if client.identity.role is not Role.PERSON:
         raise KnotError("the certificate is not a person's")
+    if expires_at(certificate) > now + BACKDATE + LIFETIME_MAX:
+        raise KnotError(f"the certificate is for longer than {LIFETIME_MAX // 3600} h")
     words = certificate.export_certificate("openssh").decode("ascii").split()[:2]
     return " ".join(words), client.identity.owner, int(starts_at(certificate)), int(expires_at(certificate))
 
@@ -160,4 +165,5 @@ def _krl(api: Api) -> bytes | None:
         return None
     if not krl.startswith(KRL_MAGIC):
         raise SenselessAnswer.because("what it calls a key revocation list is none")
+    try_krl(krl)
     return krl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 import time
 from pathlib import Path
@@ -129,6 +130,9 @@ def _notes(places: Places, state: State) -> list[str]:
         notes.append(f"no login is kept for {state.server}: run `knot login`, or set KNOT_TOKEN wherever ssh runs")
     if places.unread_home:
         notes.append(f"ssh reads {places.unread_home}/.ssh/config unless told: use `ssh -F {places.user_config}`")
+    if places.ssh_folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        folder = _shown(places.ssh_folder)
+        notes.append(f"others can write in {folder}, and so say whom ssh trusts: run `chmod go-w {folder}`")
     if state.server.startswith("http://") and not Address(urlsplit(state.server).hostname or "", 0).is_loopback:
         notes.append(f"{state.server} is no https: whoever is on the way to it could have named another host CA")
     return notes

@@ -23,6 +23,8 @@ class Places:
     @classmethod
     def here(cls) -> Places:
         """Those of whoever runs this; raises KnotError for a home folder that is another user's, as under `sudo -E`."""
+        if not os.path.isabs(os.environ.get("HOME", "/")):
+            raise KnotError("HOME is not an absolute path: set it to your home folder")
         try:
             home = Path(os.path.abspath(Path.home()))
             owner = home.stat().st_uid

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
+from collections.abc import Iterator
 
 from knot_keys.openssh.answers import ask
 from knot_keys.openssh.identities import public_key
@@ -13,10 +15,12 @@ from knot_keys.openssh.state import State, has_just_failed, is_due, local_time, 
 from knot_ssh import doors
 from knot_ssh.api import Patience
 from knot_ssh.errors import KnotError, Unavailable
-from knot_ssh.files import locked
+from knot_ssh.files import PRIVATE_FILE, locked
 
 PATIENCE = Patience(connect=2, read=5)
-"""ssh waits meanwhile."""
+"""For each part of an answer."""
+ANSWER_SECONDS = 10.0
+"""For all answers together, however many parts they come in: ssh waits meanwhile."""
 LOCK_SECONDS = 5.0
 """How long to wait for another refresh: two connections that are opened at once both run one."""
 
@@ -35,8 +39,9 @@ def refresh(places: Places, said: doors.Given, *, if_due: bool, by_itself: bool)
             raise Unavailable(f"{state.server} failed a moment ago")
         try:
             return _refresh(places, state, said, now)
-        except KnotError:
-            places.failed.touch()
+        except (KnotError, OSError):
+            with contextlib.suppress(OSError):
+                places.failed.touch(PRIVATE_FILE)
             raise
 
 
@@ -50,12 +55,28 @@ def expiry_notice(places: Places, error: KnotError) -> str:
 
 def _refresh(places: Places, state: State, said: doors.Given, now: float) -> State:
     key = public_key(state.key_file(places))
-    with contextlib.closing(doors.api(_as_whom(state, said), PATIENCE)) as api:
+    with contextlib.closing(doors.api(_as_whom(state, said), PATIENCE)) as api, _within(ANSWER_SECONDS, state.server):
         grant = ask(api, key, state.lifetime, state.host_ca, now)
     return keep(places, state, grant, this_command())
 
 
 def _as_whom(state: State, said: doors.Given) -> doors.Given:
-    """The server of the setup, whatever the environment names; a token that was given along with another is not for it."""
-    is_same = said.server is None or said.server.rstrip("/") == state.server
+    """The server of the setup, whatever is named or kept now; a token that was given for another is not for it."""
+    is_same = doors.chosen_server(said) in {None, state.server}
     return doors.Given(state.server, said.token if is_same else None)
+
+
+@contextlib.contextmanager
+def _within(seconds: float, server: str) -> Iterator[None]:
+    """Raise Unavailable in a block that takes longer than this. In the main thread alone, which is where signals arrive."""
+
+    def give_up(_number: int, _frame: object) -> None:
+        raise Unavailable(f"the server at {server} did not finish its answers within {seconds:g} s")
+
+    handler = signal.signal(signal.SIGALRM, give_up)
+    earlier = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *earlier)
+        signal.signal(signal.SIGALRM, handler)

@@ -177,12 +177,21 @@ def test_hung_up_without_an_answer() -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "knot.example.com", "localhost:3000", "ftp://host", "file:///etc/passwd", "http://", "http:///path", "http://host?x=1",
-     "http://host#x", "//host", "http://[", "http://[::1", "http://host:port", "http://host:99999"],
+     "http://host#x", "//host", "http://[", "http://[::1", "http://host:port", "http://host:99999",
+     "http://host\x1b[31m"],
 )  # fmt: skip
 def test_other_text_is_no_server(url: str) -> None:
     """What is not an http or https URL of a server is bad input, before anything is sent."""
     with pytest.raises(BadInput, match="is not a URL like"):
         Api(url, "t")
+
+
+@pytest.mark.parametrize("url", ["http://alice:hunter2@host", "alice:hunter2@host"])
+def test_no_password_in_the_url(url: str) -> None:
+    """A password in the URL is refused without being repeated: later errors would repeat it, too."""
+    with pytest.raises(BadInput, match="no password") as caught:
+        Api(url, "t")
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("token", ["a b", "a\n", "a\r\nX-Evil: 1", "a\0", "é", "\u2028"])

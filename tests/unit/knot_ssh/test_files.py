@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 
 from knot_ssh.errors import KnotError, LooseFile, Unavailable
 from knot_ssh.files import create_private_file, locked, make_private_folder, read_secret, replace_contents, replace_file
+from tests.support.noroom import no_room
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -25,22 +24,24 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@contextlib.contextmanager
-def no_room() -> Iterator[None]:
-    """Writing fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.usefixtures("loose_umask")
 def test_created_private(tmp_path: Path) -> None:
     """A new secret file is 0600 under any umask."""
     create_private_file(tmp_path / "secret", b"x")
     assert mode(tmp_path / "secret") == 0o600
+
+
+@pytest.mark.parametrize("write", [create_private_file, replace_file])
+def test_written_under_a_strict_umask(tmp_path: Path, write: Callable[[Path, bytes], None]) -> None:
+    """A umask that takes everything away leaves the file readable for its owner, and so is the lock beside it."""
+    before = os.umask(0o777)
+    try:
+        write(tmp_path / "secret", b"x")
+        with locked(tmp_path / "lock", 1):
+            pass
+    finally:
+        os.umask(before)
+    assert (mode(tmp_path / "secret"), mode(tmp_path / "lock")) == (0o600, 0o600)
 
 
 def test_created_once(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from tests.support.saying_api import EMPTY_KRL, SayingApi, Status
 
 KEY = new_key("test")
 ID = "11111111-2222-3333-4444-555555555555"
+CERT_TIME_FOREVER = (1 << 64) - 1
+"""No end (PROTOCOL.certkeys)."""
 LINES = "x\nHost *\n    ProxyCommand touch owned"
 
 
@@ -127,17 +129,24 @@ def certificates(authority: Authority, stranger: Authority) -> dict[str, str]:
     person = Identity.person(alice.owner, [alice.zone])
     other = new_key("other").convert_to_public()
     public = KEY.convert_to_public()
-    user_ca = authority._user_ca
+
+    def signed(principals: list[str], **options: Any) -> str:
+        """What differs from a good one in this alone."""
+        nothing = dict.fromkeys(["permit_x11_forwarding", "permit_agent_forwarding", "permit_pty", "permit_user_rc"], False)
+        given: dict[str, Any] = nothing | {"valid_before": "10m"} | options
+        ca = authority._user_ca
+        return _line(ca.generate_user_certificate(public, "person/alice/eu/-/-", principals=principals, **given))
+
     return {
         "another CA's": stranger.certify_client(public, person, 600).line,
         "for another key": authority.certify_client(other, person, 600).line,
         "an agent's": authority.certify_client(public, agent, 600).line,
         "a host's": _line(authority._host_ca.generate_host_certificate(public, "hub", principals=["hub.knot"])),
-        "for nobody": _line(user_ca.generate_user_certificate(public, "person/alice/eu/-/-")),
-        "of two owners": _line(user_ca.generate_user_certificate(public, "x", principals=["alice@eu", "bob@eu"])),
-        "with a command": _line(
-            user_ca.generate_user_certificate(public, "person/alice/eu/-/-", principals=["alice@eu"], force_command="x")
-        ),
+        "for nobody": signed([]),
+        "of two owners": signed(["alice@eu", "bob@eu"]),
+        "with a command": signed(["alice@eu"], force_command="x"),
+        "for two days": signed(["alice@eu"], valid_before="2d"),
+        "for ever": signed(["alice@eu"], valid_before=CERT_TIME_FOREVER),
     }
 
 
@@ -146,13 +155,26 @@ def _line(certificate: asyncssh.SSHCertificate) -> str:
 
 
 @pytest.mark.parametrize(
-    "which", ["another CA's", "for another key", "an agent's", "a host's", "for nobody", "of two owners", "with a command"]
+    ("which", "complaint"),
+    [
+        ("another CA's", "unknown CA"),
+        ("for another key", "for another key"),
+        ("an agent's", "not a person's"),
+        ("a host's", "refused: "),
+        ("for nobody", "refused: "),
+        ("of two owners", "refused: identity"),
+        ("with a command", "options other than"),
+        ("for two days", "longer than 24 h"),
+        ("for ever", "longer than 24 h"),
+    ],
 )
-def test_certificate_is_checked(server: SayingApi, authority: Authority, stranger: Authority, which: str) -> None:
+def test_certificate_is_checked(
+    server: SayingApi, authority: Authority, stranger: Authority, which: str, complaint: str
+) -> None:
     """A certificate that is not a person's, for our key, of the CA that the server names, is refused."""
     line = certificates(authority, stranger)[which]
     server.answers["/api/certificates"] = lambda _: {"certificate": line}
-    with pytest.raises(SenselessAnswer):
+    with pytest.raises(SenselessAnswer, match=complaint):
         asked(server)
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
-from concurrent.futures import ThreadPoolExecutor
+import functools
+import multiprocessing
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -14,8 +22,10 @@ from knot_keys.openssh.answers import OtherHostCa
 from knot_keys.openssh.places import Places
 from knot_keys.openssh.refreshing import expiry_notice
 from knot_keys.openssh.state import State, read_state, write_state
-from knot_ssh.errors import KnotError, Unavailable
-from tests.support.saying_api import SayingApi, Status
+from knot_ssh import doors
+from knot_ssh.errors import KnotError, NotAuthenticated, Unavailable
+from tests.support.noroom import no_room
+from tests.support.saying_api import EMPTY_KRL, SayingApi, Status
 from tests.unit.knot_keys.openssh.setups import do_refresh, do_setup, tree
 
 
@@ -40,8 +50,9 @@ def test_two_at_once(places: Places, server: SayingApi) -> None:
     """Of several connections that are opened at once, one refreshes, and the others wait for it."""
     write_state(places, _aged(do_setup(places)))
     server.asked.clear()
-    with ThreadPoolExecutor(4) as pool:
-        states = list(pool.map(lambda _: do_refresh(places, if_due=True), range(4)))
+    with ProcessPoolExecutor(4, multiprocessing.get_context("fork")) as pool:
+        asked = [pool.submit(functools.partial(do_refresh, places, if_due=True)) for _ in range(4)]
+        states = [one.result() for one in asked]
     assert len(server.asked) == 4
     assert len({state.valid_before for state in states}) == 1
 
@@ -56,6 +67,39 @@ def test_refresh_does_not_wait_for_ever(places: Places, monkeypatch: pytest.Monk
             do_refresh(places)
 
 
+def test_answer_drop_by_drop(places: Places, server: SayingApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer of which something comes all the time, and never the whole, holds ssh up no longer than one that is missing."""
+    do_setup(places)
+    monkeypatch.setattr(refreshing, "ANSWER_SECONDS", 0.5)
+    with dripping() as url:
+        write_state(places, dataclasses.replace(read_state(places), server=url))
+        monkeypatch.setenv("KNOT_SERVER", url)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=r"did not finish its answers within 0\.5 s"):
+            do_refresh(places)
+    assert time.monotonic() - began < refreshing.PATIENCE.read
+    assert stat.S_IMODE(places.failed.stat().st_mode) == 0o600
+
+
+@contextlib.contextmanager
+def dripping() -> Iterator[str]:
+    """The URL of a server that sends one byte of its head after the other."""
+
+    def drip() -> None:
+        with listener.accept()[0] as connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not ended.wait(0.05):
+                connection.sendall(b"x")
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        ended.set()
+        thread.join()
+
+
 def test_refresh_brings_what_is_new(places: Places, server: SayingApi) -> None:
     """A new space, a new name, a hub elsewhere and another list are there after a refresh."""
     do_setup(places)
@@ -63,14 +107,15 @@ def test_refresh_brings_what_is_new(places: Places, server: SayingApi) -> None:
     server.spaces.append(server.spaces[0] | {"id": "22222222-2222-3333-4444-555555555555", "name": "later"})
     hub = server.answers["/api/ca"]({}) | {"hub": "knot.example.com:22"}
     server.answers["/api/ca"] = lambda _: hub
-    server.answers["/api/krl"] = lambda _: bytes.fromhex("5353484b524c0a0000000001") + b"new"
+    krl = EMPTY_KRL[:12] + (7).to_bytes(8, "big") + EMPTY_KRL[20:]
+    server.answers["/api/krl"] = lambda _: krl
     do_refresh(places)
     text = places.spaces.read_text()
     assert "Host later.knot later.alice.eu.knot\n    HostName 22222222-" in text
     assert "Host renamed.knot " in text
     assert "frontend" not in text
     assert "HostName knot.example.com\n    Port 22\n" in places.ssh_config.read_text()
-    assert places.krl.read_bytes().endswith(b"new")
+    assert places.krl.read_bytes() == krl
 
 
 @pytest.mark.parametrize("path", ["/api/ca", "/api/certificates", "/api/spaces", "/api/krl"])
@@ -99,6 +144,18 @@ def test_other_host_ca(places: Places, server: SayingApi, stranger: Authority) -
     assert stranger.host_ca in places.known_hosts.read_text()
     assert not places.krl.exists()
     assert "RevokedHostKeys" not in places.ssh_config.read_text()
+
+
+@pytest.mark.parametrize("krl", [EMPTY_KRL[:30], EMPTY_KRL + b"\x01rubbish"], ids=["cut short", "rubbish behind"])
+def test_list_that_ssh_could_not_read(places: Places, server: SayingApi, krl: bytes) -> None:
+    """ssh refuses every host where the list is unreadable, so one that `ssh-keygen` cannot read changes nothing."""
+    do_setup(places)
+    before = tree(places.home)
+    server.answers["/api/krl"] = lambda _: krl
+    with pytest.raises(KnotError, match="cannot read the server's key revocation list: Invalid KRL"):
+        do_refresh(places)
+    places.failed.unlink()
+    assert tree(places.home) == before
 
 
 def test_last_revocation_list_stays(places: Places, server: SayingApi) -> None:
@@ -148,4 +205,33 @@ def test_token_of_another_server_is_not_sent(places: Places, server: SayingApi, 
     monkeypatch.setenv("KNOT_SERVER", "http://elsewhere.example")
     with pytest.raises(KnotError, match="no API token"):
         do_refresh(places)
+    assert server.asked == []
+
+
+def test_token_for_the_kept_server_is_not_sent(places: Places, server: SayingApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token alone in the environment is for the server that `knot login` has kept, and goes to no other one."""
+    do_setup(places)
+    server.asked.clear()
+    monkeypatch.delenv("KNOT_SERVER")
+    doors.keep("https://elsewhere.example", "knot_kept")
+    with pytest.raises(NotAuthenticated):
+        do_refresh(places)
+    assert server.asked == []
+
+
+def test_token_alone(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no login is kept, a token alone in the environment is for the server of the setup."""
+    before = do_setup(places, lifetime=60)
+    monkeypatch.delenv("KNOT_SERVER")
+    assert do_refresh(places).server == before.server
+
+
+def test_full_disk(places: Places, server: SayingApi) -> None:
+    """Where nothing can be written the file is named, and the server is spared like one that failed."""
+    do_setup(places)
+    with no_room(), pytest.raises(OSError, match=r"File too large: '.*/id-cert\.pub'"):
+        do_refresh(places)
+    server.asked.clear()
+    with pytest.raises(Unavailable, match="failed a moment ago"):
+        do_refresh(places, by_itself=True)
     assert server.asked == []

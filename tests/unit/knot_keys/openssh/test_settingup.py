@@ -92,6 +92,14 @@ def own_key(folder: Path, *options: str) -> Path:
     return folder / "mine"
 
 
+@pytest.mark.parametrize("home", ["", ".", "alice"])
+def test_home_without_a_place(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty or relative HOME is refused: what it means depends on where one stands."""
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(KnotError, match="HOME is not an absolute path"):
+        Places.here()
+
+
 def test_named_identity_is_never_read(places: Places) -> None:
     """Of a key with a passphrase the public half is enough; the key itself may be elsewhere, and is never removed."""
     key = own_key(places.home)

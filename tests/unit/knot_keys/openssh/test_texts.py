@@ -26,8 +26,12 @@ SETTLED = {
     "kbdinteractiveauthentication": "no", "gssapiauthentication": "no", "hostbasedauthentication": "no",
     "identitiesonly": "yes", "addkeystoagent": "false", "forwardagent": "no", "forwardx11": "no",
     "permitlocalcommand": "no", "exitonforwardfailure": "yes", "serveraliveinterval": "15", "serveralivecountmax": "3",
-    "canonicalizehostname": "false", "user": "knot",
+    "canonicalizehostname": "false", "user": "knot", "pubkeyauthentication": "true", "tunnel": "false",
 }  # fmt: skip
+
+
+SPOILING = " HostKeyAlias x\n ForwardAgent yes\n PasswordAuthentication yes\n PubkeyAuthentication no\n Tunnel yes\n"
+"""What somebody may want of all other hosts."""
 
 
 class Config:
@@ -103,7 +107,7 @@ def test_space_that_is_called_hub(config: Config) -> None:
 def test_first_value_wins_over_what_follows(config: Config) -> None:
     """What a person has set for all hosts further down changes nothing of this."""
     loose = "Host *\n StrictHostKeyChecking no\n ProxyCommand nc %h %p\n User root\n UserKnownHostsFile /dev/null\n Port 1\n"
-    config.write(has_krl=True, after=loose + " HostKeyAlias x\n ForwardAgent yes\n PasswordAuthentication yes\n")
+    config.write(has_krl=True, after=loose + SPOILING)
     for host in ("frontend.knot", "frontend.alice.eu.knot", HUB_ALIAS, "unknown.knot"):
         found = config.of(host)
         assert found.items() >= SETTLED.items()
