@@ -16,7 +16,8 @@ from knot_ssh.addresses import Address
 from knot_ssh.errors import BadInput, KnotError
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone, qualified_name
 
-TEMPLATE = "sshd.sh"
+TEMPLATE, REFRESH = "sshd.sh", "sshd_refresh.sh"
+"""The script, and what it leaves on the machine to run from then on; its head, with what holds there, is written there."""
 _KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}")
 """An ed25519 public key line without comment: 51 bytes in base64."""
 _TOKEN = re.compile(r"knotjoin_[A-Za-z0-9_-]{96}")
@@ -62,9 +63,13 @@ class SshdScript:
             "USER_CA": self.user_ca,
             "HOST_CA": self.host_ca,
             "TOKEN": self.token,
+            "REFRESH": _read(REFRESH).rstrip("\n"),
         }
-        template = files(__package__).joinpath(TEMPLATE).read_text("utf-8")
-        return _PLACE.sub(lambda place: values[place[1]], template)
+        return _PLACE.sub(lambda place: values[place[1]], _read(TEMPLATE))
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
 
 
 def _matching(pattern: re.Pattern[str], text: str) -> str:

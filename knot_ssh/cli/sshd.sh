@@ -20,28 +20,38 @@ TOKEN='@TOKEN@'
 
 ETC=/etc/ssh/knot
 CONFIG=/etc/ssh/sshd_config
-DROP_IN=/etc/ssh/sshd_config.d/knot.conf
+DROP_IN=/etc/ssh/sshd_config.d/00-knot.conf # sshd goes by the first that it reads
+BEFORE=$ETC/before # what DROP_IN was; there as long as sshd has not been told of the new one
 UNITS=/etc/systemd/system
 changed=''
-untold=''
-folder=''
 
 main() {
     check_machine
     make_account
-    write_files
+    be_alone
     trap tidy EXIT
+    trap 'exit 1' HUP INT PIPE TERM # not every sh takes these for an EXIT
+    rm -rf "$ETC"/.join.*           # of a run that was killed
+    write_files
     configure_sshd
     is_joined || join
-    "$ETC/refresh" krl # before sshd is told: one that cannot read its RevokedKeys lets nobody in
     tell_sshd
     keep_running
 }
 
+# Two runs would tidy up each other's files. What is locked is the folder, as long as this process or one it started lives
+be_alone() {
+    mkdir -p "$ETC"
+    chmod 0755 "$ETC" # sshd reads principals as knot
+    command -v flock >/dev/null || return 0
+    exec 9<"$ETC"
+    flock -n 9 || stop 'another run of this script is under way; this one has changed nothing'
+}
+
 # However the script ends: no token is left lying about, and sshd's files are as they were unless it was told of them
 tidy() {
-    [ -z "$folder" ] || rm -rf "$folder"
-    [ -z "$untold" ] || put_back
+    rm -rf "$ETC"/.join.*
+    [ ! -e "$BEFORE" ] || put_back
 }
 
 say() { printf 'knot: %s\n' "$*" >&2; }
@@ -70,9 +80,11 @@ check_machine() {
     for program in sshd ssh ssh-keygen; do
         command -v "$program" >/dev/null || stop "$program is not installed"
     done
+    case $(ssh -V 2>&1) in OpenSSH_[0-7].* | OpenSSH_8.[0-3]*) stop 'this takes OpenSSH 8.4 or later; nothing was changed' ;; esac
     sshd -t || stop "sshd does not take its configuration as it is ($CONFIG): mend it first; nothing was changed"
     includes || stop "$CONFIG does not include /etc/ssh/sshd_config.d/*.conf: put that Include first in it; nothing was changed"
     HOST_KEY=$(host_key) || stop 'sshd has no ed25519 host key: make one with ssh-keygen -A; nothing was changed'
+    ! other=$(other_certificate) || stop "sshd shows $other for its ed25519 host key, and can show but one; nothing was changed"
     LISTENS=$(listens)
     [ -n "$LISTENS" ] || stop 'sshd does not say where it listens (sshd -T); nothing was changed'
     if [ -e "$ETC/ssh_config" ] && ! grep -q "User $SPACE\$" "$ETC/ssh_config"; then
@@ -98,6 +110,20 @@ host_key() {
     return 1
 }
 
+# A host certificate, not ours, for the same key: of several sshd shows the last alone
+other_certificate() {
+    ours=$(ssh-keygen -l -f "$HOST_KEY" | cut -d' ' -f2)
+    for file in $(sshd -T | sed -n 's/^hostcertificate //p'); do
+        [ "$file" != "$ETC/host-cert.pub" ] || continue
+        case $(ssh-keygen -l -f "$file" 2>/dev/null) in *" $ours "*)
+            printf '%s\n' "$file"
+            return
+            ;;
+        esac
+    done
+    return 1
+}
+
 # Where the hub's connections are led: sshd on this machine, wherever it listens
 listens() {
     sshd -T | sed -n 's/^listenaddress //p' | sed 's/^0\.0\.0\.0:/127.0.0.1:/; s/^\[::\]:/[::1]:/' | sort | head -n 1
@@ -107,24 +133,28 @@ listens() {
 
 make_account() {
     if [ -z "$(getent passwd knot)" ]; then
-        command -v useradd >/dev/null || stop 'there is no useradd: make a system account knot without a shell, and run this again'
+        command -v useradd >/dev/null || stop 'there is no useradd: make an account knot, home /nonexistent, shell /bin/false, and run this again'
         useradd --system --no-create-home --home-dir /nonexistent --shell "$(no_shell)" --password '*' knot
     fi
-    case $(getent passwd knot | cut -d: -f7) in
-        */nologin | */false) ;;
-        *) stop 'there is an account knot already, with a shell: rename that first' ;;
+    case $(getent passwd knot | cut -d: -f6,7) in
+        /nonexistent:*/nologin | /nonexistent:*/false) ;;
+        *) stop 'there is an account knot already, of something else (it has a home or a shell): rename that first' ;;
     esac
     # "!" would be an account that is locked, for an sshd without PAM; "*" is no password either
     case $(getent shadow knot | cut -d: -f2) in '!'*) usermod --password '*' knot ;; esac
 }
 
-no_shell() { command -v nologin || printf '/bin/false\n'; }
+no_shell() {
+    for shell in /usr/sbin/nologin /sbin/nologin /bin/false; do
+        [ ! -x "$shell" ] || break
+    done
+    printf '%s\n' "$shell"
+}
 
 # --- $ETC: what sshd and ssh are told ---------------------------------------------------------------------------------
 
 write_files() {
-    mkdir -p "$ETC"
-    chmod 0755 "$ETC" # sshd reads principals as knot
+    mkdir -p "${DROP_IN%/*}"
     # the key by which the hub knows this machine; it stays here
     [ -e "$ETC/key" ] || ssh-keygen -q -t ed25519 -N '' -C "knot registration" -f "$ETC/key" </dev/null
     printf '%s\n' "$USER_CA" | put "$ETC/user_ca.pub" 0644
@@ -167,82 +197,12 @@ END
 write_refresh() {
     cat <<END
 #!/bin/sh
-# Fetches from the hub what sshd of this machine needs, and puts it in place only if it is whole and meant for here.
-#   refresh krl                  what is revoked; sshd reads it at each login
-#   refresh certificate [FILE]   the host certificate, from the hub or FILE; then reloads sshd
-#   refresh check                changes nothing: is the certificate in place the right one, and of today?
-#   refresh reload               has sshd read its configuration
 SPACE='$SPACE'
 HOST_KEY='$HOST_KEY'
 ETC='$ETC'
 END
     cat <<'END'
-set -eu
-umask 077
-PATH=$PATH:/usr/sbin:/sbin
-new=$ETC/.$1.$$
-trap 'rm -f "$new"' EXIT
-
-stop() {
-    printf 'knot: %s\n' "$*" >&2
-    exit 1
-}
-
-ask() { ssh -F "$ETC/ssh_config" -s hub "$1" </dev/null >"$new" || stop "the hub gave no answer to $1; what is there stays"; }
-
-install() {
-    chmod 0644 "$new"
-    mv "$new" "$1"
-}
-
-# An empty file would do for sshd as a list of nothing; ssh-keygen takes none but a whole KRL
-krl() {
-    ask knot-krl
-    ssh-keygen -Q -f "$new" "$ETC/user_ca.pub" >/dev/null || stop 'that is no key revocation list; the old one stays'
-    install "$ETC/krl"
-}
-
-certificate() {
-    if [ -n "$1" ]; then cat "$1" >"$new"; else ask knot-host-certificate; fi
-    fits "$new" || stop 'that certificate is not for this machine and space; the old one stays'
-    install "$ETC/host-cert.pub"
-    [ ! -e "$ETC/krl" ] || reload
-}
-
-# Whether a certificate is for our host key, of the CA that we know, and names this space
-fits() {
-    shown=$(ssh-keygen -L -f "$1" 2>/dev/null) || return 1
-    for line in ' host certificate' "ED25519-CERT $(fingerprint "$HOST_KEY")" "Signing CA: ED25519 $(fingerprint "$ETC/host_ca.pub")" " $SPACE"; do
-        printf '%s\n' "$shown" | grep -qF -e "$line" || return 1
-    done
-}
-
-fingerprint() { ssh-keygen -l -f "$1" | cut -d' ' -f2; }
-
-check() { fits "$ETC/host-cert.pub" && [ -n "$(find "$ETC/host-cert.pub" -mtime -1)" ]; }
-
-reload() {
-    sshd -t
-    for unit in ssh sshd; do
-        if systemctl is-active --quiet "$unit" 2>/dev/null; then
-            systemctl reload "$unit"
-            return
-        fi
-    done
-    pid=$(cat "$(sshd -T | sed -n 's/^pidfile //p')" 2>/dev/null) || pid=none
-    case $(cat "/proc/$pid/comm" 2>/dev/null) in
-        sshd*) kill -HUP "$pid" ;; # and not whatever else may have that number by now
-        *) printf 'knot: sshd does not run, or not from its pid file: start it, or have it read its configuration\n' >&2 ;;
-    esac
-}
-
-case $1 in
-    krl) krl ;;
-    certificate) certificate "${2-}" ;;
-    check) check ;;
-    reload) reload ;;
-    *) stop 'refresh krl|certificate|check|reload' ;;
-esac
+@REFRESH@
 END
 }
 
@@ -272,6 +232,7 @@ join() {
         -o BatchMode=no -o NumberOfPasswordPrompts=1 -s hub knot-join-sshd \
         <"$folder/request" >"$folder/certificate" || stop 'the hub did not take this machine in; sshd is as it was'
     "$ETC/refresh" certificate "$folder/certificate"
+    "$ETC/refresh" krl # before sshd is told: one that cannot read its RevokedKeys lets nobody in
 }
 
 # prove NAMESPACE KEY: a signature over the space's id, so that the hub enrols no key that this machine does not hold
@@ -280,9 +241,7 @@ prove() { printf '%s' "$SPACE" | ssh-keygen -q -Y sign -n "$1" -f "$2" 2>/dev/nu
 # --- sshd -------------------------------------------------------------------------------------------------------------
 
 configure_sshd() {
-    changed=''
-    rm -f "$ETC/before"
-    [ ! -e "$DROP_IN" ] || cp -p "$DROP_IN" "$ETC/before"
+    keep_before
     put "$DROP_IN" 0644 <<END
 # Lets $PRINCIPAL forward ports to this machine's loopback, and do nothing else.
 # How this machine shows that it is the space $SPACE:
@@ -315,25 +274,38 @@ Match User knot
     ForceCommand /bin/false
 Match all
 END
-    untold=$changed
-    if [ -n "$changed" ] && ! { sshd -t && is_in_force; }; then
-        stop "sshd would not do what $DROP_IN says; it is as it was, and this machine has not joined"
+    if cmp -s "$DROP_IN" "$BEFORE"; then
+        rm "$BEFORE"
+    else
+        { is_taken && is_in_force; } || stop "sshd would not do what $DROP_IN says; it is as it was, and this machine has not joined"
     fi
 }
 
+# An empty file for none. One that is there is of a run that was killed: what that has put in place was not there before
+keep_before() {
+    [ ! -e "$BEFORE" ] || return 0
+    if [ -e "$DROP_IN" ]; then cat "$DROP_IN"; fi | put "$BEFORE" 0644
+}
+
+# sshd goes on about the host certificate that is not there yet, and takes the configuration all the same
+is_taken() {
+    said=$(sshd -t 2>&1) && return
+    say "$said"
+    return 1
+}
+
 tell_sshd() {
-    [ -z "$untold" ] || "$ETC/refresh" reload || stop 'sshd would not read its configuration anew; it was put back as it was'
-    untold=''
-    rm -f "$ETC/before"
+    [ ! -e "$BEFORE" ] || "$ETC/refresh" reload || stop 'sshd would not read its configuration anew; it was put back as it was'
+    rm -f "$BEFORE"
     ! sshd_says knot | grep -E '^(allow|deny)(users|groups) ' >&2 || say 'see that these lines of sshd let the account knot in'
 }
 
 put_back() {
-    if [ -e "$ETC/before" ]; then mv "$ETC/before" "$DROP_IN"; else rm "$DROP_IN"; fi
+    if [ -s "$BEFORE" ]; then mv "$BEFORE" "$DROP_IN"; else rm -f "$DROP_IN" "$BEFORE"; fi
     "$ETC/refresh" reload || true
 }
 
-sshd_says() { sshd -T -C "user=$1,host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22"; }
+sshd_says() { sshd -T -C "user=$1,host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22" 2>/dev/null; }
 
 # Whether every line holds for knot, though other files may say otherwise, and our CA is unknown to any other account
 is_in_force() {

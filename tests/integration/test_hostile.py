@@ -28,7 +28,7 @@ from tests.support.planes import stock_plane
 from tests.support.ports import free_ports
 from tests.support.services import answering, ask, free_port, serving
 from tests.support.system import AgentOf
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 
 @contextlib.asynccontextmanager
@@ -231,3 +231,25 @@ async def test_agent_that_does_not_read_cannot_delay_its_end(pair: Pair) -> None
             await connect(stock_plane(), Address(host, port), "knot", lambda _certificate: None, credential=credential)
         async with asyncio.timeout(15):
             await connection.wait_closed()
+
+
+async def test_who_is_gone_before_the_answer(pair: Pair) -> None:
+    """Who hangs up before a refusal has reached them is no failure of the hub's: its log has the reason, and no more."""
+    system, server = pair.system, pair.system.server
+    assert server
+    ca = parse_public_key(system.api("alice").get("api", "ca")["host_ca"])
+    check = lambda shown: check_hub(shown, [ca])  # noqa: E731
+    token = system.knot("space", "token", "backend-api", user="alice").strip()
+    before = len(server.lines())
+    for is_patient in (False, False, True):
+        connection = await connect(stock_plane(), Address.parse(system.hub), "join", check, password=token)
+        stdin, _, stderr = await connection.open_session(subsystem="knot-join-sshd", encoding=None)
+        stdin.write(b"not a request\n")
+        stdin.write_eof()
+        if is_patient:
+            assert b"the request must be two public key lines" in await stderr.read()
+        else:
+            stdin.channel.close()
+        await close(connection)
+    await becomes(lambda: len([line for line in server.lines()[before:] if "not answered" in line]) == 3)
+    assert not [line for line in server.lines()[before:] if "task failed" in line]

@@ -6,6 +6,8 @@ import concurrent.futures
 import contextlib
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from tests.support.machines import machine, why_not
 from tests.support.sshdsite import CERTIFICATE, KNOT_CONF, Site, generate, script_for
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
 
@@ -135,12 +138,27 @@ def test_sshd_that_is_overruled_is_put_back(site: Site, tmp_path: Path) -> None:
     """Where another of sshd's files says otherwise, the script names the line, puts sshd back as it was, and has not joined."""
     space = site.system.space("overruled", run=False)
     with machine(site.system, tmp_path) as other:
-        (other.etc / "ssh/sshd_config.d/00-site.conf").write_text("Match User knot\n  PermitTTY yes\nMatch all\n")
+        (other.etc / "ssh/sshd_config.d/00-earlier.conf").write_text("Match User knot\n  PermitTTY yes\nMatch all\n")
         result = other.run("sh", stdin=script_for(site.system, "overruled"))
         assert result.returncode == 1
         assert "knot: another file of sshd's overrules: PermitTTY no" in result.stderr
         assert not (other.etc / KNOT_CONF).exists()
     assert not {entry["id"]: entry["agentless"] for entry in site.system.spaces("alice")}[space.id]
+
+
+def test_lines_for_other_addresses(site: Site, tmp_path: Path) -> None:
+    """What another file grants to those who come from some network is not granted to the account."""
+    site.system.space("networked", run=False)
+    with machine(site.system, tmp_path) as other:
+        theirs = "Match Address 10.0.0.0/8\n  PermitTTY yes\n  PermitOpen any\n  AllowTcpForwarding yes\nMatch all\n"
+        (other.etc / "ssh/sshd_config.d/50-site.conf").write_text(theirs)
+        other.does("sh", stdin=script_for(site.system, "networked"))
+        shown = [
+            other.does("sshd", "-T", "-C", f"user={user},host=x,addr=10.0.0.1,laddr=10.0.0.2,lport=22").splitlines()
+            for user in ("knot", "nobody")
+        ]
+    for line in ("permittty no", "allowtcpforwarding local", "permitopen 127.0.0.1:* [::1]:* localhost:*"):
+        assert [line in lines for lines in shown] == [True, False]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
@@ -185,7 +203,89 @@ def test_sshd_that_does_not_run(site: Site, tmp_path: Path) -> None:
 def test_account_of_somebody_is_left_alone(site: Site, tmp_path: Path) -> None:
     """A machine on which somebody is called knot is not taken over."""
     with machine(site.system, tmp_path) as other:
-        other.does("useradd", "--no-create-home", "--shell", "/bin/sh", "knot")
+        for theirs in (("--shell", "/bin/sh"), ("--home-dir", "/var/lib/knot", "--shell", "/usr/sbin/nologin")):
+            other.does("useradd", "--no-create-home", *theirs, "knot")
+            result = other.run("sh", stdin=site.script)
+            assert (result.returncode, "an account knot already, of something else" in result.stderr) == (1, True)
+            assert not (other.etc / "ssh/knot").exists()
+            other.does("userdel", "knot")
+
+
+def test_first_run_says_nothing_but_what_is_left_to_do(site: Site, tmp_path: Path) -> None:
+    """Where all goes well there is nothing on stderr, of ours or of sshd."""
+    site.system.space("silent", run=False)
+    with machine(site.system, tmp_path) as other:
+        result = other.run("sh", stdin=script_for(site.system, "silent"))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_script_that_is_ended(site: Site, tmp_path: Path, number: signal.Signals) -> None:
+    """Ended while it joins it leaves neither token nor lines for sshd, but when killed; run again it does all that was left."""
+    name = f"ended-{number.name.lower()}"
+    site.system.space(name, run=False)
+    script = script_for(site.system, name)
+    with machine(site.system, tmp_path) as other, socket.create_server(("127.0.0.1", 0)) as silent:
+        port = site.system.hub.rpartition(":")[2]
+        stuck = script.replace(f"HUB_PORT='{port}'", f"HUB_PORT='{silent.getsockname()[1]}'")
+        (tmp_path / "script").write_text(stuck)
+        running = other.start("sh", str(tmp_path / "script"))
+        knot, drop_in = other.etc / "ssh/knot", other.etc / KNOT_CONF
+        until(lambda: list(knot.glob(".join.*/certificate")), what="it joins")
+        os.killpg(running.process.pid, number)
+        running.wait()
+        assert (bool(list(knot.glob(".join.*"))), drop_in.exists()) == ((number == signal.SIGKILL,) * 2)
+        other.does("sh", stdin=script)
+        assert drop_in.exists()
+        assert not [*knot.glob(".join.*"), *knot.glob("before")]
+        assert "Received SIGHUP" in (other.folder / "sshd.log").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("flock"), reason="flock is not installed")
+def test_script_run_twice_at_once(site: Site, tmp_path: Path) -> None:
+    """While one run waits for the hub another stops in one line, and takes nothing from it."""
+    with machine(site.system, tmp_path) as other, socket.create_server(("127.0.0.1", 0)) as silent:
+        port = site.system.hub.rpartition(":")[2]
+        (tmp_path / "script").write_text(site.script.replace(f"HUB_PORT='{port}'", f"HUB_PORT='{silent.getsockname()[1]}'"))
+        first = other.start("sh", str(tmp_path / "script"))
+        until(lambda: list((other.etc / "ssh/knot").glob(".join.*/certificate")), what="it joins")
+        before = other.files()
+        second = other.run("sh", stdin=site.script)
+        assert (second.returncode, "another run of this script is under way" in second.stderr) == (1, True)
+        assert other.files() == before
+        os.killpg(first.process.pid, signal.SIGTERM)
+        first.wait()
+
+
+def test_host_certificate_of_somebody_else(site: Site, tmp_path: Path) -> None:
+    """Where sshd shows a certificate for the host key already, of another CA, the script says so and changes nothing."""
+    with machine(site.system, tmp_path) as other:
+        certify = ("ssh-keygen", "-q", "-s", str(generate(tmp_path / "ca")), "-I", "theirs", "-h", "-n", "theirs")
+        other.does(*certify, "/etc/ssh/ssh_host_ed25519_key.pub")
+        file = other.etc / "ssh/sshd_config"
+        file.write_text(file.read_text() + "\nHostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub\n")
+        before = other.files()
         result = other.run("sh", stdin=site.script)
-        assert (result.returncode, "an account knot already, with a shell" in result.stderr) == (1, True)
-        assert not (other.etc / "ssh/knot").exists()
+        assert result.returncode == 1
+        assert result.stderr.startswith("knot: sshd shows /etc/ssh/ssh_host_ed25519_key-cert.pub for its ed25519 host key")
+        assert other.files() == before
+
+
+@pytest.mark.parametrize(("version", "enough"), [("7.9p1", False), ("8.0p1", False), ("8.3p1", False), ("8.4p1", True)])
+def test_old_openssh(site: Site, tmp_path: Path, version: str, enough: bool) -> None:
+    """An OpenSSH that cannot do it is named before anything is changed."""
+    for program, body in {"ssh": f"echo OpenSSH_{version} >&2", "sshd": "exit 1"}.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / program).chmod(0o755)
+    result = site.machine.run("env", f"PATH={tmp_path}:{os.environ['PATH']}", "sh", stdin=site.script)
+    assert result.returncode == 1
+    assert ("this takes OpenSSH 8.4 or later" in result.stderr) is not enough
+
+
+def test_sshd_that_systemd_listens_for(site: Site, tmp_path: Path) -> None:
+    """Where a socket unit starts sshd for each who comes, there is nobody to be told, and nothing to be said."""
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text('#!/bin/sh\ncase "$*" in "is-active --quiet ssh.socket sshd.socket") ;; *) exit 3 ;; esac\n')
+    systemctl.chmod(0o755)
+    result = site.machine.run("env", f"PATH={tmp_path}:{os.environ['PATH']}", "/etc/ssh/knot/refresh", "reload")
+    assert (result.returncode, result.stderr) == (0, "")

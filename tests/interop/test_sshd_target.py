@@ -69,7 +69,9 @@ def test_session_that_dies_is_a_reset(site: Site) -> None:
         local = site.forward(port)
         with connect(local) as sock:
             assert sock.recv(5) == b"first"
-            sessions = site.machine.does("pgrep", "-u", "knot").split()
+            assert site.machine.sshd
+            monitors = site.machine.does("pgrep", "-P", str(site.machine.sshd.process.pid)).split()
+            sessions = site.machine.does("pgrep", "-u", "knot", "-P", ",".join(monitors)).split()  # and no other machine's
             site.machine.does("kill", "-9", *sessions)
             assert read_all(sock) == ("reset", b"")
 

@@ -71,6 +71,10 @@ class Machine:
             process.kill()
         return answer
 
+    def start(self, *command: str) -> Running:
+        """What root leaves running there."""
+        return self._start([*command], "program.log")
+
     def start_sshd(self) -> None:
         self.sshd = self._start([str(SSHD), "-D", "-e"], "sshd.log")
         self.sshd.wait_for("Server listening")

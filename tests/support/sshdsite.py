@@ -20,7 +20,7 @@ from tests.support.services import (
 from tests.support.system import AgentOf, System
 from tests.support.waiting import until
 
-KNOT_CONF = "ssh/sshd_config.d/knot.conf"
+KNOT_CONF = "ssh/sshd_config.d/00-knot.conf"
 CERTIFICATE = "ssh/knot/host-cert.pub"
 """What the script makes, below /etc."""
 

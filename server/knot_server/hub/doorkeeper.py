@@ -40,6 +40,8 @@ UNAUTHENTICATED_MAX = 1024
 """Connections that have not logged in yet; a fleet that comes back at once is among them."""
 REGISTRATIONS_MAX = 3
 """Requests to be relayed to that one connection may make; one of them can succeed."""
+JOIN_SECONDS = 60.0
+"""For all that somebody who joins has to do. A token that was used up still opens the door, but not to stay."""
 CLOSE_SECONDS = 5
 """How long a revoked agent's connection may take to close in order."""
 UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY = "unknown token", "token refused", "not the enrolled key"
@@ -152,6 +154,7 @@ class HubDoorkeeper(Doorkeeper):
         finally:
             self.connection.go_on_reading("login")
         self._visitor = Joiner(token.id)
+        self._leaving = self._tasks.start(self._leave_after(JOIN_SECONDS))
         return True
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
@@ -160,8 +163,9 @@ class HubDoorkeeper(Doorkeeper):
             space_id = SpaceId(login)
         except BadInput:
             return self._judged(shown) is not None
-        known = isinstance(shown, asyncssh.SSHKey) and not self._lobby.revocations.current.has_key(shown)
-        if known and await self._asked(self._lobby.enrolment.enrolled_key(space_id)) == shown:
+        enrolled: asyncssh.SSHKey | None = await self._asked(self._lobby.enrolment.enrolled_key(space_id))
+        revoked = self._lobby.revocations.current  # not before: a key may be revoked while the store is asked
+        if enrolled is not None and enrolled == shown and not revoked.has_key(enrolled):
             return True
         self._lobby.refusals.count(OTHER_KEY)
         return False
@@ -211,6 +215,10 @@ class HubDoorkeeper(Doorkeeper):
         if is_void:
             self.connection.close()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)  # one that reads nothing lingers
+
+    async def _leave_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.connection.abort()
 
     async def _register(self, member: Member, host: str, port: int) -> asyncssh.SSHListener | None:
         try:

@@ -114,17 +114,23 @@ def plain(answer: Answer) -> Subsystem:
 
     async def serve(visitor: Any, session: Session) -> None:
         try:
-            session.stdout.write(await answer(visitor, session.stdin))
-            status = 0
-        except KnotError as error:
-            log.warning("not answered", reason=str(error), detail=error.detail)
-            session.stderr.write(f"knot: {printable(str(error), REQUEST_LIMIT)}\n".encode())
-            status = 1
+            await _answer(answer, visitor, session)
         except (asyncssh.Error, OSError):  # the client is gone
             return
-        await _finish(session, status)
 
     return serve
+
+
+async def _answer(answer: Answer, visitor: Any, session: Session) -> None:
+    """Raises asyncssh.Error or OSError where the client is gone before it has heard."""
+    try:
+        session.stdout.write(await answer(visitor, session.stdin))
+        status = 0
+    except KnotError as error:
+        log.warning("not answered", reason=str(error), detail=error.detail)
+        session.stderr.write(f"knot: {printable(str(error), REQUEST_LIMIT)}\n".encode())
+        status = 1
+    await _finish(session, status)
 
 
 async def _finish(session: Session, status: int) -> None:

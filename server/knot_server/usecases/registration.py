@@ -10,6 +10,7 @@ from knot_server.store.schema import Space
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lastseen import LastSeen
 from knot_ssh.errors import KnotError
+from knot_ssh.names import SpaceId
 from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,7 @@ class Registrations:
         self._forwarding = forwarding
         self._last_seen = last_seen
         self._tasks = Tasks()
+        self._untold: set[SpaceId] = set()
 
     def came(self, space: Space) -> None:
         """The space's sshd can be relayed to from now on."""
@@ -42,12 +44,15 @@ class Registrations:
 
     def _changed(self, space: Space) -> None:
         self._last_seen.note(space.space_id)
-        self._tasks.start(self._tell(space))
+        if space.space_id not in self._untold:
+            self._untold.add(space.space_id)
+            self._tasks.start(self._tell(space))
 
     async def _tell(self, space: Space) -> None:
-        """How it stands by then: of several changes at once each hearer ends with the last."""
+        """How it stands by then: one that comes and goes without end has each hearer told as often as that can be heard."""
         actor = Actor(space.principal.owner, zone=space.principal.zone)
         async with self._roster.lock(space.space_id):
+            self._untold.discard(space.space_id)
             try:
                 target = await self._forwarding.target(actor, space.space_id)
             except KnotError:  # deleted, which is told elsewhere; or a store that fails, and agents ask again by themselves

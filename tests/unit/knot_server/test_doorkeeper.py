@@ -15,6 +15,7 @@ from knot_keys.certificates import read_certificate
 from knot_keys.connections import ServerConnection
 from knot_keys.identity import HostIdentity, Identity
 from knot_keys.keyfiles import new_key
+from knot_server.hub import doorkeeper
 from knot_server.hub.doorkeeper import REGISTRATIONS_MAX, HubDoorkeeper, Joiner, Lobby
 from knot_server.hub.relay import Relay
 from knot_server.store.schema import Space
@@ -22,6 +23,7 @@ from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.registration import Registrations
 from knot_ssh.names import Principal, SpaceId, SpaceName
 from tests.support.planes import stock_plane
+from tests.support.waiting import becomes
 from tests.unit.knot_server.conftest import ALICE, EU, World
 
 KEY, OTHER_KEY = new_key("enrolled"), new_key("other")
@@ -37,6 +39,14 @@ class FakeLine:
 
     def get_extra_info(self, _name: str) -> tuple[str, int]:
         return "192.0.2.1", 1
+
+    def count_try(self) -> None:
+        """It is the first."""
+
+    def stop_reading(self, _why: str) -> None:
+        """Nothing comes."""
+
+    go_on_reading = stop_reading
 
     def close(self) -> None:
         self.closed += 1
@@ -120,6 +130,30 @@ async def test_enrolled_key_enters_under_its_space(hub: Hub) -> None:
     assert not await keeper.welcomes(str(hub.space.id), OTHER_KEY.convert_to_public())
     assert not await keeper.welcomes(str(other.id), KEY.convert_to_public())
     assert not await keeper.welcomes(str(SpaceId.new()), KEY.convert_to_public())
+
+
+async def test_key_that_is_revoked_while_the_store_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that the store still knew as the enrolled one does not enter when it has been revoked since."""
+    ask = hub.lobby.enrolment.enrolled_key
+
+    async def slow(space_id: SpaceId) -> asyncssh.SSHKey | None:
+        found = await ask(space_id)
+        await hub.world.spaces.delete(ALICE, "backend")
+        return found
+
+    monkeypatch.setattr(hub.lobby.enrolment, "enrolled_key", slow)
+    assert not await hub.door().welcomes(str(hub.space.id), KEY.convert_to_public())
+
+
+async def test_who_joins_does_not_stay(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever shows a join token, used up or not, has a moment to join in, and is sent away then."""
+    monkeypatch.setattr(doorkeeper, "JOIN_SECONDS", 0)
+    token = await hub.world.token(ALICE, hub.space)
+    line = FakeLine()
+    keeper = hub.door(line)
+    keeper.begin_auth("join")
+    assert await keeper.validate_password("join", str(token))
+    await becomes(lambda: line.lost)
 
 
 async def test_certificate_does_not_enter_under_a_space(hub: Hub) -> None:
@@ -333,6 +367,25 @@ async def test_who_hears_of_an_sshd(hub: Hub) -> None:
         ]
     await hub.last_seen.close()
     assert hub.world.sql("SELECT last_seen > 0 FROM spaces WHERE id = ?", hub.space.id) == [(1,)]
+
+
+async def test_sshd_that_comes_and_goes_without_end(hub: Hub) -> None:
+    """A registration that flaps while somebody is slow to hear is told of once more when they have, and not each time."""
+    source = await hub.world.space(ALICE, "source")
+    keepers = [await sshd(hub) for _ in range(20)]
+    async with hub.world.running(source) as agent:
+        present = hub.world.roster.get(source.space_id)
+        assert present
+        hub.world.roster.watch(present, [hub.space.space_id])
+        async with hub.world.roster.lock(hub.space.space_id):
+            for keeper in keepers:
+                listener = await asked(keeper)
+                assert listener
+                listener.close()
+        await agent.hears(1)
+        assert await asked(await sshd(hub))
+        await agent.hears(2)
+        assert [target.running for target in agent.targets] == [False, True]
 
 
 async def test_sshd_of_a_deleted_space(hub: Hub) -> None:
