@@ -71,6 +71,13 @@ class Person:
         return {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A system of its own: here it matters which users there are, and which spaces and zones they have."""
+    with running_system(tmp_path_factory.mktemp("knot")) as system:
+        yield Pair(system, system.space("frontend"), system.space("backend-api"))
+
+
 @pytest.fixture
 def alice(pair: Pair, tmp_path: Path) -> Person:
     """alice, set up."""
