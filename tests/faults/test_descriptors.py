@@ -47,7 +47,7 @@ def start_short(system: System, kind: str, settings: Settings) -> AgentOf:
     )
     system.processes.append(agent.running)
     agent.running.wait_for("hub connected")
-    until(lambda: list(agent.folder.glob("identity-*-cert.pub")), what="certificates")
+    until((agent.folder / "host_key-cert.pub").exists, what="certificates")
     return agent
 
 

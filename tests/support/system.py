@@ -98,7 +98,7 @@ class AgentOf:
         running = self.start_without_waiting(token, listen=listen, options=options)
         running.wait_for("hub connected")
         until(self.is_running, what=f"{self.name} is running")
-        until(lambda: list(self.folder.glob("identity-*-cert.pub")), what="certificates")
+        until((self.folder / "host_key-cert.pub").exists, what="certificates")  # the last file that is written
         return running
 
     def start_without_waiting(self, token: str = "", *, listen: str = "127.0.0.1:0", options: tuple[str, ...] = ()) -> Running:
