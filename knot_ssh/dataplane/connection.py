@@ -556,6 +556,13 @@ class CarryingConnection(SSHConnection):
 
     # Ends
 
+    def eof_received(self) -> None:
+        """asyncssh has the transport aborted in the next turn. By then asyncio's may have written what was left and be gone,
+        and an abort fails: so it is done at once."""
+        if self._transport:
+            self._transport.abort()
+        super().eof_received()
+
     async def wait_gone(self) -> None:
         """Wait until the connection has ended; one that never had a transport has."""
         if not self._was_made:

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any
 
 import asyncssh
@@ -33,6 +33,7 @@ from knot_ssh.dataplane.connection import PACKET_LENGTH, CarryingConnection
 from knot_ssh.dataplane.limits import KIB, MIB, WINDOW_MAX, WINDOW_MAX_OPENSSH, Limits
 from knot_ssh.dataplane.listening import born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
+from tests.support.planes import stock_plane
 from tests.support.reactors import on_fast, run_on
 from tests.support.services import free_port, noise
 from tests.support.waiting import becomes
@@ -827,6 +828,29 @@ async def test_quiet_peer_is_kept(plane: DataPlane, sides: str) -> None:
         await stream.exchange(noise(2 * MIB), b"")
         assert not duo.client.lost
         assert not duo.server.lost
+
+
+async def test_end_and_last_write_in_one_turn() -> None:
+    """When the peer's end comes in the same turn as room for the last that is to be sent, the event loop has no complaint."""
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+    plane = stock_plane()
+    server = (await server_options(plane, []))()
+    ours, theirs = socket.socketpair()
+    with closing(theirs):
+        await plane.carry(ours, server)
+        assert server._transport
+        while not server._transport.get_write_buffer_size():
+            server._send(bytes(KIB))
+        theirs.setblocking(False)
+        with suppress(BlockingIOError):
+            while theirs.recv(MIB):
+                pass
+        theirs.shutdown(socket.SHUT_WR)
+        await server.wait_gone()
+        await read_all(theirs)
+    assert complaints == []
 
 
 # Helpers
