@@ -27,6 +27,7 @@ from tests.support.services import (
     outcome,
     read_all,
     reset,
+    resetting,
     send_all,
     sending,
     serving,
@@ -203,13 +204,7 @@ def test_refused_target_resets(pair: Pair) -> None:
 
 def test_reset_by_the_service_reaches_the_client(pair: Pair) -> None:
     """A service that resets mid-stream gives the client a reset."""
-
-    def rude(connection: socket.socket) -> None:
-        connection.sendall(b"begun")
-        connection.recv(1)
-        reset(connection)
-
-    with serving(rude) as port, connect(pair.forward(port)) as sock:
+    with serving(resetting(b"begun")) as port, connect(pair.forward(port)) as sock:
         assert sock.recv(5) == b"begun"
         sock.sendall(b"x")
         assert read_all(sock)[0] == "reset"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from tests.support.services import (
     noise,
     outcome,
     read_all,
-    reset,
+    resetting,
     send_all,
     sending,
     serving,
@@ -78,13 +77,7 @@ def test_session_that_dies_is_a_reset(site: Site) -> None:
 
 def test_service_that_resets(site: Site) -> None:
     """Where the service resets its connection, OpenSSH's sshd sends the same as for a proper end; agents do better."""
-
-    def resetting(connection: socket.socket) -> None:
-        connection.sendall(b"half")
-        connection.recv(1)
-        reset(connection)
-
-    with serving(resetting) as port, connect(site.forward(port)) as sock:
+    with serving(resetting(b"half")) as port, connect(site.forward(port)) as sock:
         assert sock.recv(4) == b"half"
         sock.sendall(b"x")
         assert read_all(sock) == ("fin", b"")

@@ -89,6 +89,17 @@ def sending(data: bytes) -> Handler:
     return send
 
 
+def resetting(first: bytes) -> Handler:
+    """A service that says this, waits for a word and resets the connection."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(first)
+        connection.recv(1)
+        reset(connection)
+
+    return answer
+
+
 class Ends:
     """A service that remembers how each of its streams ended: `fin` or `reset`, and what it read."""
 
