@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.openssh import PRIVILEGE_SEPARATION, SSHD, reserved_ports
+from tests.support.openssh import PRIVILEGE_SEPARATION, SSHD
+from tests.support.ports import free_ports
 from tests.support.system import Running, System
 from tests.support.waiting import until
 
@@ -107,7 +108,8 @@ def machine(system: System, folder: Path) -> Iterator[Machine]:
     ready = folder / "ready"
     hold = f'mount --bind "{etc}" /etc && touch "{ready}" && exec sleep infinity'
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hold]
-    with reserved_ports(1) as (port,), contextlib.ExitStack() as stack:
+    [port] = free_ports(1)
+    with contextlib.ExitStack() as stack:
         holder = Running(command, folder / "holder.log", system.environment({}))
         stack.callback(holder.kill)
         until(ready.exists, what="the namespace")

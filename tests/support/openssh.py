@@ -25,31 +25,25 @@ RUNNER = pwd.getpwuid(os.getuid()).pw_name
 
 
 @contextlib.contextmanager
-def reserved_ports(count: int) -> Iterator[list[int]]:
-    """Ports for programs that cannot have the kernel choose; see free_ports."""
-    yield free_ports(count)
-
-
-@contextlib.contextmanager
 def ssh_forwarding(
     system: System, key: Path, alias: str, endpoint: int, destinations: list[tuple[str, int]], options: list[str]
 ) -> Iterator[tuple[Running, list[int]]]:
     """`ssh -N -L` to an endpoint of the system's, logged in with `key` and its certificate; gives the local ports."""
     known_hosts = key.with_name("known_hosts")
     known_hosts.write_text(f"@cert-authority * {system.api('admin').get('api', 'ca')['host_ca']}\n")
-    with reserved_ports(len(destinations)) as ports:
-        pairs = zip(ports, destinations, strict=True)
-        command = [
-            *("ssh", "-v", "-N", "-F", "none", "-p", str(endpoint), "-i", str(key)),
-            *("-o", f"CertificateFile={key}-cert.pub", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none"),
-            *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known_hosts}"),
-            *("-o", f"HostKeyAlias={alias}", "-o", "ExitOnForwardFailure=yes", *options),
-            *(word for local, (host, port) in pairs for word in ("-L", f"127.0.0.1:{local}:[{host}]:{port}")),
-            "knot@127.0.0.1",
-        ]
-        with _running(command, key.with_name("ssh.log"), system) as running:
-            running.wait_for("Entering interactive session")
-            yield running, ports
+    ports = free_ports(len(destinations))
+    pairs = zip(ports, destinations, strict=True)
+    command = [
+        *("ssh", "-v", "-N", "-F", "none", "-p", str(endpoint), "-i", str(key)),
+        *("-o", f"CertificateFile={key}-cert.pub", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none"),
+        *("-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={known_hosts}"),
+        *("-o", f"HostKeyAlias={alias}", "-o", "ExitOnForwardFailure=yes", *options),
+        *(word for local, (host, port) in pairs for word in ("-L", f"127.0.0.1:{local}:[{host}]:{port}")),
+        "knot@127.0.0.1",
+    ]
+    with _running(command, key.with_name("ssh.log"), system) as running:
+        running.wait_for("Entering interactive session")
+        yield running, ports
 
 
 SSHD_SETTINGS = (
@@ -70,12 +64,12 @@ def sshd(system: System, folder: Path, lines: list[str]) -> Iterator[tuple[Runni
     assert SSHD, "sshd is not installed"
     if os.getuid() == 0:
         PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
-    with reserved_ports(1) as (port,):
-        file = folder / "sshd_config"
-        file.write_text("\n".join([f"ListenAddress 127.0.0.1:{port}", *lines, *SSHD_SETTINGS, ""]))
-        with _running([SSHD, "-D", "-e", "-f", str(file)], folder / "sshd.log", system) as running:
-            running.wait_for("Server listening")
-            yield running, port
+    [port] = free_ports(1)
+    file = folder / "sshd_config"
+    file.write_text("\n".join([f"ListenAddress 127.0.0.1:{port}", *lines, *SSHD_SETTINGS, ""]))
+    with _running([SSHD, "-D", "-e", "-f", str(file)], folder / "sshd.log", system) as running:
+        running.wait_for("Server listening")
+        yield running, port
 
 
 class Sshd:
