@@ -157,6 +157,7 @@ class Agent:
             await certified.wait()
             certified.clear()
         await self._endpoint.serve(self._sock)
+        log.info("endpoint open", address=str(bound_address(self._sock)) if self._sock else "by relay only")
 
     async def _drain_when(self, stop: asyncio.Event) -> None:
         """Then accept nothing more, and let open connections end by themselves for a while; the hub may carry some."""

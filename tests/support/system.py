@@ -97,8 +97,8 @@ class AgentOf:
         """Start the agent and wait until it is connected and certified."""
         running = self.start_without_waiting(token, listen=listen, options=options)
         running.wait_for("hub connected")
+        running.wait_for("endpoint open")
         until(self.is_running, what=f"{self.name} is running")
-        until((self.folder / "host_key-cert.pub").exists, what="certificates")  # the last file that is written
         return running
 
     def start_without_waiting(self, token: str = "", *, listen: str = "127.0.0.1:0", options: tuple[str, ...] = ()) -> Running:
