@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -19,6 +18,7 @@ from knot_keys.keyfiles import create_key
 from knot_server.http.app import make_app
 from knot_server.http.protocol import Protocol
 from knot_server.services import HUB_KEY_FILE, Services
+from knot_server.settings import ServerSettings
 from knot_server.store.database import STORE_FILE, Database
 from knot_server.usecases.users import add_user
 from knot_ssh.addresses import Address
@@ -34,18 +34,6 @@ FILES = (USER_CA_FILE, HOST_CA_FILE, HUB_KEY_FILE, STORE_FILE)
 """What makes a data folder a server's."""
 DRAIN_SECONDS = 5
 """How long requests in progress, and what is being relayed, may take after SIGTERM."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """What `knot server run` was told."""
-
-    data: Path
-    http: Address
-    ssh: Address
-    url: str | None
-    ssh_address: str | None
-    certificate_lifetime: int
 
 
 async def initialise(folder: Path, admin: Owner) -> str:
@@ -82,27 +70,27 @@ def _take_away(folder: Path) -> None:
             made.unlink()
 
 
-async def run(plane: DataPlane, settings: RunSettings) -> None:
+async def run(plane: DataPlane, folder: Path, settings: ServerSettings) -> None:
     """Serve hub and HTTP API until SIGTERM or SIGINT."""
-    if not any((settings.data / name).exists() for name in FILES):
-        raise KnotError(f"there is no server in {settings.data}; make one with `knot server init --data {settings.data}`")
-    lock = lock_folder(settings.data, "server")
+    if not any((folder / name).exists() for name in FILES):
+        raise KnotError(f"there is no server in {folder}; make one with `knot server init --data {folder}`")
+    lock = lock_folder(folder, "server")
     try:
-        await _run(plane, settings)
+        await _run(plane, folder, settings)
     finally:
         os.close(lock)
 
 
-async def _run(plane: DataPlane, settings: RunSettings) -> None:
+async def _run(plane: DataPlane, folder: Path, settings: ServerSettings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    services = await Services.open(plane, settings.data, settings.certificate_lifetime)
+    services = await Services.open(plane, folder, settings)
     try:
-        http_socket = listen_on(settings.http, what="--http")
+        http_socket = listen_on(Address.parse(settings.http), what="--http")
         with contextlib.closing(http_socket):
-            ssh = await services.hub.listen(settings.ssh)
+            ssh = await services.hub.listen(Address.parse(settings.ssh))
             services.hub_address = settings.ssh_address or str(ssh)
             url = settings.url or f"http://{bound_address(http_socket)}"
             log.info("server ready", url=url, ssh=services.hub_address)
@@ -128,6 +116,7 @@ async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.E
     http = _Uvicorn(config)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(http.serve(sockets=[http_socket]))
+        auditing = tasks.create_task(services.audit.run())
         await stop.wait()
         log.info("server stopping")
         http.should_exit = True
@@ -135,6 +124,7 @@ async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.E
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await services.hub.wait_idle()
+        auditing.cancel()
 
 
 class _Uvicorn(uvicorn.Server):

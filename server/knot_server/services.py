@@ -10,7 +10,9 @@ from knot_keys.keyfiles import load_key
 from knot_server.hub.control import Control
 from knot_server.hub.listener import Hub
 from knot_server.roster import Roster
+from knot_server.settings import ServerSettings
 from knot_server.store.database import Database
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lastseen import LastSeen
@@ -29,6 +31,7 @@ class Services:
     """What the doors, HTTP API and hub, are built on."""
 
     database: Database
+    audit: Audit
     authority: Authority
     roster: Roster
     spaces: Spaces
@@ -44,28 +47,31 @@ class Services:
     """host:port as others see the hub; known once it listens."""
 
     @classmethod
-    async def open(cls, plane: DataPlane, folder: Path, certificate_lifetime: int) -> Services:
+    async def open(cls, plane: DataPlane, folder: Path, settings: ServerSettings) -> Services:
         """Read CAs, keys and store from the server's data folder; raises KnotError for what is missing or loose."""
+        lifetime = settings.certificate_lifetime
         authority = Authority.load(folder)
         host_key = load_key(folder / HUB_KEY_FILE)
         database = await Database.open(folder)
         await drop_old_tokens(database)
         roster = Roster()
-        revocations = Revocations(database, authority, roster, certificate_lifetime)
+        audit = Audit(database)
+        revocations = Revocations(database, authority, roster, audit, lifetime)
         await revocations.load()
-        spaces = Spaces(database, authority, revocations, roster)
-        enrolment = Enrolment(database, authority, revocations, certificate_lifetime)
-        forwarding = Forwarding(database, roster)
-        renaming = Renaming(database, roster, enrolment, forwarding)
+        spaces = Spaces(database, authority, revocations, roster, audit)
+        enrolment = Enrolment(database, authority, revocations, audit, lifetime)
+        forwarding = Forwarding(database, roster, audit)
+        renaming = Renaming(database, roster, enrolment, forwarding, audit)
         last_seen = LastSeen(database)
         registrations = Registrations(roster, forwarding, last_seen)
         control = Control(database, last_seen, roster, enrolment, forwarding, revocations)
         return cls(
             database=database,
+            audit=audit,
             authority=authority,
             roster=roster,
             spaces=spaces,
-            users=Users(database, spaces),
+            users=Users(database, spaces, audit),
             enrolment=enrolment,
             revocations=revocations,
             forwarding=forwarding,
@@ -78,4 +84,5 @@ class Services:
     async def close(self) -> None:
         await self.hub.close()
         await self.last_seen.close()
+        await self.audit.close()
         await self.database.close()

@@ -17,6 +17,7 @@ from knot_keys.possession import for_host_key, is_proof
 from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
 from knot_ssh.names import Owner, SpaceId, Zone
@@ -36,10 +37,18 @@ _OLD_KEY = {
 class Enrolment:
     """Tokens in, keys enrolled, certificates out."""
 
-    def __init__(self, database: Database, authority: Authority, revocations: Revocations, lifetime: int = LIFETIME) -> None:
+    def __init__(
+        self,
+        database: Database,
+        authority: Authority,
+        revocations: Revocations,
+        audit: Audit,
+        lifetime: int = LIFETIME,
+    ) -> None:
         self._database = database
         self._authority = authority
         self._revocations = revocations
+        self._audit = audit
         self._lifetime = lifetime
         self.issued = {"agent": 0, "host": 0, "person": 0}
         """Certificates that were issued since the server was started: for whom, and how many."""

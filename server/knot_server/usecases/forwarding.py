@@ -18,6 +18,7 @@ from knot_server.actor import Actor
 from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Space, StoredForward
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.lookup import find_space, visible_space
 from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, NotRunning, OtherZone, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
@@ -52,9 +53,10 @@ _IDLE = {False: "the space is not running", True: "the space has no agent"}
 class Forwarding:
     """Make, list and stop forwards, one by one or all at once."""
 
-    def __init__(self, database: Database, roster: Roster) -> None:
+    def __init__(self, database: Database, roster: Roster, audit: Audit) -> None:
         self._database = database
         self._roster = roster
+        self._audit = audit
 
     @whole
     async def forward(self, actor: Actor, source: str | None, request: ForwardRequest) -> ForwardStatus:

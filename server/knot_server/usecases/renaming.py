@@ -20,6 +20,7 @@ from knot_server.actor import Actor
 from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, RevokedCertificate, Space, StoredForward
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lookup import visible_space
@@ -37,9 +38,10 @@ MINUTE = 60
 class Renaming:
     """The use case. `on_rename` is called with each new name as soon as it is stored."""
 
-    def __init__(self, database: Database, roster: Roster, enrolment: Enrolment, forwarding: Forwarding) -> None:
+    def __init__(self, database: Database, roster: Roster, enrolment: Enrolment, forwarding: Forwarding, audit: Audit) -> None:
         self._database = database
         self._roster = roster
+        self._audit = audit
         self._enrolment = enrolment
         self._forwarding = forwarding
         self.on_rename: list[Callable[[SpaceId, SpaceName], None]] = []

@@ -20,6 +20,7 @@ from knot_keys.revocation import RevocationList
 from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, RevokedCertificate, RevokedKey
+from knot_server.usecases.audit import Audit
 from knot_ssh.names import SpaceId
 from knot_ssh.wire import Revoked
 
@@ -30,10 +31,11 @@ GRACE = 120
 class Revocations:
     """The list of what is revoked. `current` is the copy that the hub decides by."""
 
-    def __init__(self, database: Database, authority: Authority, roster: Roster, lifetime: int) -> None:
+    def __init__(self, database: Database, authority: Authority, roster: Roster, audit: Audit, lifetime: int) -> None:
         self._database = database
         self._authority = authority
         self._roster = roster
+        self._audit = audit
         self._lifetime = lifetime
         self.current = RevocationList()
         self._refreshing = asyncio.Lock()  # an older reading must not overtake a newer one

@@ -15,6 +15,7 @@ from knot_server.actor import Actor
 from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, Space
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.lookup import visible_space
 from knot_server.usecases.renaming import check_free
 from knot_server.usecases.revocation import Revocations
@@ -31,11 +32,14 @@ REUSABLE_USES = 1000
 class Spaces:
     """Use cases around spaces. Users see their own alone."""
 
-    def __init__(self, database: Database, authority: Authority, revocations: Revocations, roster: Roster) -> None:
+    def __init__(
+        self, database: Database, authority: Authority, revocations: Revocations, roster: Roster, audit: Audit
+    ) -> None:
         self._database = database
         self._authority = authority
         self._revocations = revocations
         self._roster = roster
+        self._audit = audit
 
     async def create(self, actor: Actor, name: SpaceName, zone: Zone) -> tuple[Space, str]:
         """Make a space and a join token for it; raises NameTaken."""

@@ -13,6 +13,7 @@ from knot_keys.jointoken import hash_secret, matches
 from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import ApiToken, Certificate, User
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.spaces import Spaces
 from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
@@ -49,9 +50,10 @@ async def add_user(session: AsyncSession, name: Owner, *, admin: bool) -> NewUse
 class Users:
     """Use cases around users. Only administrators make and delete them."""
 
-    def __init__(self, database: Database, spaces: Spaces) -> None:
+    def __init__(self, database: Database, spaces: Spaces, audit: Audit) -> None:
         self._database = database
         self._spaces = spaces
+        self._audit = audit
 
     async def authenticate(self, token: str) -> Actor:
         """Who holds this API token; raises NotAuthenticated, which says nothing of what was wrong with it."""

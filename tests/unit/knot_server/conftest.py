@@ -21,6 +21,7 @@ from knot_server.actor import Actor
 from knot_server.roster import Present, Roster
 from knot_server.store.database import STORE_FILE, Database
 from knot_server.store.schema import Space
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.renaming import Renaming
@@ -181,6 +182,7 @@ class World:
 
     folder: Path
     database: Database
+    audit: Audit
     authority: Authority
     roster: Roster
     revocations: Revocations
@@ -243,23 +245,25 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     database = await Database.create(folder)
     authority = Authority.create(folder)
     roster = Roster()
-    revocations = Revocations(database, authority, roster, LIFETIME)
-    spaces = Spaces(database, authority, revocations, roster)
-    enrolment = Enrolment(database, authority, revocations)
-    forwarding = Forwarding(database, roster)
+    audit = Audit(database)
+    revocations = Revocations(database, authority, roster, audit, LIFETIME)
+    spaces = Spaces(database, authority, revocations, roster, audit)
+    enrolment = Enrolment(database, authority, revocations, audit)
+    forwarding = Forwarding(database, roster, audit)
     async with database.writing() as session:
         for actor in (ROOT, ALICE, BOB):
             await add_user(session, actor.owner, admin=actor.admin)
     yield World(
         folder=folder,
         database=database,
+        audit=audit,
         authority=authority,
         roster=roster,
         revocations=revocations,
         spaces=spaces,
-        users=Users(database, spaces),
+        users=Users(database, spaces, audit),
         enrolment=enrolment,
         forwarding=forwarding,
-        renaming=Renaming(database, roster, enrolment, forwarding),
+        renaming=Renaming(database, roster, enrolment, forwarding, audit),
     )
     await database.close()

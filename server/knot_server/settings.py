@@ -1,0 +1,89 @@
+"""The server's settings: one table for flags, environment and YAML file. What is given later in that list gives way.
+
+A setting `ssh_address` is the flag `--ssh-address`, the variable `KNOT_SERVER_SSH_ADDRESS` and the key `ssh_address`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from knot_ssh.addresses import is_server_url
+from knot_ssh.errors import BadInput
+from knot_ssh.wire import HostPort, complaint
+from knot_ssh.yamlfile import load_yaml
+
+PREFIX = "KNOT_SERVER_"
+MIB = 1024**2
+Command = Callable[..., Any]
+
+
+def _server_url(text: str) -> str:
+    if not is_server_url(text):
+        raise ValueError(f"{text[:80]!r} is not a URL like https://knot.example.com")
+    return text
+
+
+class ServerSettings(BaseModel):
+    """Every setting, its default, and what it means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    http: HostPort = Field(default="127.0.0.1:3000", description="Where the HTTP API listens.")
+    ssh: HostPort = Field(default="127.0.0.1:2222", description="Where the hub listens.")
+    url: Annotated[str, AfterValidator(_server_url)] | None = Field(
+        default=None, description="URL of the HTTP API as others see it; by default from `http`."
+    )
+    ssh_address: HostPort | None = Field(
+        default=None, description="host:port of the hub as others see it; by default from `ssh`."
+    )
+    certificate_lifetime: int = Field(
+        default=3600, ge=10, le=24 * 3600, description="Seconds that a certificate for an agent or a person is good for."
+    )
+    max_held: int = Field(
+        default=256 * MIB,
+        ge=MIB,
+        le=16 * 1024 * MIB,
+        description="Bytes that the hub may hold for all who are relayed and read slowly.",
+    )
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command a flag for each setting; they arrive as text, and only those that were given."""
+    for name, field in reversed(ServerSettings.model_fields.items()):
+        command = click.option(
+            *_flag(name, field), name, envvar=PREFIX + name.upper(), show_envvar=True, help=_help(field), default=None
+        )(command)
+    return command
+
+
+def read_settings(file: Path | None, given: dict[str, Any]) -> ServerSettings:
+    """The settings of a file, and the flags that win over them; raises BadInput naming the flag, or file and line."""
+    settings = load_yaml(file, ServerSettings) if file else ServerSettings()
+    try:
+        texts = {name: _text(value) for name, value in given.items() if value is not None}
+        flags = ServerSettings.model_validate_strings(texts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise BadInput(f"--{name}: {complaint((), first['type'], first['msg'])}") from None
+    return settings.model_copy(update=flags.model_dump(exclude_unset=True))
+
+
+def _flag(name: str, field: FieldInfo) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    return [f"{flag}/--no-{flag[2:]}"] if field.annotation is bool else [flag]
+
+
+def _help(field: FieldInfo) -> str:
+    default = "" if field.default in (None, False) else f"  [default: {field.default}]"
+    return f"{field.description}{default}"
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
