@@ -26,9 +26,9 @@ RESERVED = frozenset({"join"})
 
 SUFFIX = "knot"
 HUB_PRINCIPAL = "hub.knot"
+"""The one principal of the hub's host certificate, whatever address was dialled."""
 RELAY_PORT = 22
 """The port of a fully qualified name that stands for the space's endpoint, when asked of the hub."""
-"""The one principal of the hub's host certificate, whatever address was dialled."""
 
 BIND_HOST = "127.0.0.1"
 """Where local ports are bound, unless an agent's settings file says otherwise."""
