@@ -64,7 +64,7 @@ class Control:
             space = await session.get(Space, str(member.space_id))
         if space is None:
             return
-        conversation = _Conversation(self, member.key, space)
+        conversation = _Conversation(self, member.key, space, opened.address)
         peer = Peer(opened.stdin, opened.stdout, conversation.methods())
         agent = Present(space.space_id, space.principal, peer, opened.line, name=space.name)
         conversation.agent = agent
@@ -81,12 +81,14 @@ class _Conversation:
 
     agent: Present
 
-    def __init__(self, control: Control, key: asyncssh.SSHKey, space: Space) -> None:
+    def __init__(self, control: Control, key: asyncssh.SSHKey, space: Space, address: str | None) -> None:
         self._control = control
         self._key = key
         self._space = space
         """As it was at login; its name may change."""
-        self._actor = Actor(space.principal.owner, zone=space.principal.zone, space=space.space_id)
+        self._actor = Actor(
+            space.principal.owner, zone=space.principal.zone, space=space.space_id, space_name=space.name, address=address
+        )
         self._greeted = False
         self._welcomed = False
 
@@ -117,7 +119,7 @@ class _Conversation:
         async with control.roster.lock(agent.space_id):
             before = control.roster.arrive(agent)
             try:
-                await control.forwarding.forget_stopped(agent.space_id, hello.stopped)
+                await control.forwarding.forget_stopped(self._actor, agent.space_id, hello.stopped)
                 forwards = await control.forwarding.stored(agent.space_id)
                 target = await control.forwarding.target(self._actor, agent.space_id)
                 agent.name = target.name  # from now on a rename changes it

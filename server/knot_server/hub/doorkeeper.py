@@ -85,6 +85,8 @@ class Session:
     stdin: Reader
     stdout: Writer
     stderr: Writer
+    address: str | None = None
+    """Where the visitor comes from."""
 
 
 Subsystem = Callable[[Any, Session], Awaitable[None]]
@@ -261,7 +263,7 @@ class HubDoorkeeper(Doorkeeper):
             return None
 
     def _serve(self, subsystem: Subsystem, stdin: Reader, stdout: Writer, stderr: Writer) -> None:
-        self._lobby.tasks.start(self._conversation(subsystem, Session(self.connection, stdin, stdout, stderr)))
+        self._lobby.tasks.start(self._conversation(subsystem, Session(self.connection, stdin, stdout, stderr, self.peer)))
 
     async def _conversation(self, subsystem: Subsystem, session: Session) -> None:
         try:
