@@ -118,7 +118,7 @@ async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.E
     http = _Uvicorn(config)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(http.serve(sockets=[http_socket]))
-        auditing = tasks.create_task(services.audit.run())
+        recording = [tasks.create_task(services.audit.run()), tasks.create_task(services.keeping.run())]
         await stop.wait()
         log.info("server stopping")
         http.should_exit = True
@@ -126,7 +126,8 @@ async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.E
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await services.hub.wait_idle()
-        auditing.cancel()
+        for task in recording:
+            task.cancel()
 
 
 class _Uvicorn(uvicorn.Server):
