@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import urllib3
 
@@ -17,6 +18,8 @@ ANSWER_LIMIT = 1 << 26
 """Bytes of an answer: a list of 100,000 spaces, or of a million revoked serials, is shorter."""
 GATEWAY_STATUSES = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 """How a proxy says, in words of its own, that the server is away."""
+
+Query = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,9 @@ class Api:
         """Close the connections that are kept for further requests; the client may still be used."""
         self._pool.clear()
 
-    def get(self, *path: str) -> Any:
-        return self._call("GET", path)
+    def get(self, *path: str, query: Query = ()) -> Any:
+        """`query`: pairs of a parameter and its value. No secret goes there."""
+        return self._call("GET", path, query=query)
 
     def get_bytes(self, *path: str) -> bytes:
         """What stands there, as it is."""
@@ -73,16 +77,16 @@ class Api:
     def delete(self, *path: str) -> Any:
         return self._call("DELETE", path)
 
-    def _call(self, method: str, path: tuple[str, ...], body: Any = None) -> Any:
-        status, data = self._request(method, path, None if body is None else json.dumps(body).encode())
+    def _call(self, method: str, path: tuple[str, ...], body: Any = None, query: Query = ()) -> Any:
+        status, data = self._request(method, path, None if body is None else json.dumps(body).encode(), query)
         answer = self._parsed(data, status)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             raise _error(answer, status)
         return answer
 
-    def _request(self, method: str, path: tuple[str, ...], data: bytes | None = None) -> tuple[int, bytes]:
+    def _request(self, method: str, path: tuple[str, ...], data: bytes | None = None, query: Query = ()) -> tuple[int, bytes]:
         """The answer's status and body."""
-        url = "/".join([self._server, *(quote(step, safe="") for step in path)])
+        url = "/".join([self._server, *(quote(step, safe="") for step in path)]) + ("?" + urlencode(query) if query else "")
         try:
             response = self._pool.request(
                 method, url, body=data, headers=self._headers, redirect=False, preload_content=False, decode_content=False

@@ -395,6 +395,57 @@ class AgentReport(Message):
     carried: Carried
 
 
+ADDRESS_MAX, HOST_MAX, REASON_MAX = 64, 255, 80
+"""Characters of an address, of a name that a peer asked for, and of a reason."""
+SEEN_MAX = 64
+"""What an agent has seen that one message may tell."""
+Serial = Annotated[str, Field(pattern=r"^[0-9]{1,20}$", description="A certificate's, as text: JSON's numbers are too small.")]
+
+
+class Seen(Message):
+    """Something that an agent has seen, for the audit record; `ago` in seconds, for it may have waited for the hub."""
+
+    ago: float = Field(default=0, ge=0, le=1e9, allow_inf_nan=False)
+
+
+class LinkSeen(Seen):
+    """Somebody has logged in to the agent's endpoint."""
+
+    what: Literal["link opened"] = "link opened"
+    serial: Serial
+    mode: Literal["direct", "relay"]
+    address: str = Field(max_length=ADDRESS_MAX)
+
+
+class RefusalSeen(Seen):
+    """The agent's endpoint has turned somebody away: at login, or a channel to `host` and `port`."""
+
+    what: Literal["refused"] = "refused"
+    door: Literal["endpoint", "channel"]
+    reason: str = Field(max_length=REASON_MAX)
+    address: str = Field(max_length=ADDRESS_MAX)
+    serial: Serial | None = None
+    host: str | None = Field(default=None, max_length=HOST_MAX)
+    port: StrictInt | None = Field(default=None, ge=0, lt=1 << 32)
+
+
+class ForwardSeen(Seen):
+    """A forward that the agent has made or stopped without the hub."""
+
+    what: Literal["forward made", "forward stopped"]
+    by: Literal["file", "command"]
+    local_port: Port
+    remote_port: Port
+    target_id: SpaceId | None = None
+
+
+class AuditReport(Message):
+    """What an agent has seen, for the audit record, and how much it has left out."""
+
+    seen: list[Annotated[LinkSeen | RefusalSeen | ForwardSeen, Field(discriminator="what")]] = Field(max_length=SEEN_MAX)
+    left_out: Count = 0
+
+
 class CertificateRequest(Message):
     """Asks the hub to certify the enrolled key as client and this key as host, with proof that the sender holds it."""
 

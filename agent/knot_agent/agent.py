@@ -25,6 +25,7 @@ from knot_agent.relaying import Relay
 from knot_agent.reporting import Reporter
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
 from knot_agent.settingsfile import SettingsFile
+from knot_agent.witness import Witness
 from knot_keys.connections import HostRefused
 from knot_keys.jointoken import JoinToken
 from knot_ssh import __version__
@@ -42,10 +43,12 @@ from knot_ssh.wire import (
     ApplyAnswer,
     ApplyCall,
     ApplyOrder,
+    AuditReport,
     Farewell,
     ForwardCall,
     ForwardList,
     ForwardOrder,
+    ForwardSeen,
     ForwardStarted,
     ForwardStatus,
     Hello,
@@ -117,8 +120,11 @@ class Agent:
         self._links = Links(plane, self._credentials, self._locate_target, Relay(plane, hub, self._credentials))
         self._links.on_target = self._memory.keep_target
         self._forwards = Forwards(plane, self._links, settings.connect_timeout, self._memory)
-        self._filed = FiledForwards(file, membership.space_id, self._forwards, self._memory, self._locate)
-        self._endpoint = Endpoint(plane, self._credentials, settings.allow)
+        self._witness = Witness()
+        self._filed = FiledForwards(
+            file, membership.space_id, self._forwards, self._memory, self._locate, self._witness.forward
+        )
+        self._endpoint = Endpoint(plane, self._credentials, settings.allow, self._witness)
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
         )
@@ -139,6 +145,7 @@ class Agent:
             await self._filed.start()  # first: on a port that both want the file's forward stands
             await self._forwards.restore(self._memory.forwards)
             self._tasks.start(self._reporter.run())
+            self._tasks.start(self._witness.run(self._tell_audit))
             await _first_of(self._control.run(), self._drain_when(stop))
         finally:
             await self._tasks.cancel()
@@ -197,6 +204,7 @@ class Agent:
         self._filed.ask_again()
         self._links.look_again()
         self._reporter.begin()
+        self._witness.begin()
 
     # What the hub may ask
 
@@ -283,8 +291,26 @@ class Agent:
 
     async def _ask_stop(self, call: StopCall) -> ForwardStatus:
         if self._is_own(call.source) and not self._control.connected:
-            return await self._forwards.stop_alone(StopRequest(local_port=call.local_port, drain=call.drain))
+            return await self._stop_alone(StopRequest(local_port=call.local_port, drain=call.drain))
         return await self._control.ask("port.stop", call, ForwardStatus)
+
+    async def _stop_alone(self, request: StopRequest) -> ForwardStatus:
+        """While the hub is away: it hears of a persistent forward at the next hello, and of any other for the record."""
+        status = await self._forwards.stop_alone(request)
+        if not status.persistent:
+            self._witness.forward(
+                ForwardSeen(
+                    what="forward stopped",
+                    by="command",
+                    local_port=status.local_port,
+                    remote_port=status.remote_port,
+                    target_id=status.space_id,
+                )
+            )
+        return status
+
+    async def _tell_audit(self, report: AuditReport) -> None:
+        await self._control.ask("agent.audit", report, Nothing)
 
     def _is_own(self, source: str | None) -> bool:
         """Whether this means our own space, of which we know without the server."""

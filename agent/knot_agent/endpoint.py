@@ -15,7 +15,8 @@ import structlog
 from knot_agent.credentials import Credentials
 from knot_agent.destinations import destinations
 from knot_agent.relaying import Inlet
-from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
+from knot_agent.witness import Witness
+from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
 from knot_keys.permission import refuse_client
 from knot_keys.waitingroom import WaitingRoom
@@ -46,6 +47,7 @@ class Rules:
     tally: Tally = field(default_factory=Tally)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
     tasks: Tasks = field(default_factory=Tasks)
+    witness: Witness = field(default_factory=Witness)
 
     @property
     def budget(self) -> Budget:
@@ -67,8 +69,10 @@ class Rules:
 class Endpoint:
     """Takes connections from a socket that is bound already, and those that come through the hub."""
 
-    def __init__(self, plane: DataPlane, credentials: Credentials, allow: Collection[str]) -> None:
-        self._rules = Rules(plane, credentials, allow)
+    def __init__(
+        self, plane: DataPlane, credentials: Credentials, allow: Collection[str], witness: Witness | None = None
+    ) -> None:
+        self._rules = Rules(plane, credentials, allow, witness=witness or Witness())
         self._options: Any = None
         self._listener: Closeable | None = None
         self._accepting = False
@@ -151,6 +155,7 @@ class EndpointDoorkeeper(Doorkeeper):
     def entered(self, login: str, shown: Shown) -> None:
         self.client = client = self._judged(shown)
         if client:
+            self._rules.witness.link_opened(client, self.peer)
             self.leave_in_time(client)
 
     def session_requested(self) -> Any:
@@ -162,6 +167,7 @@ class EndpointDoorkeeper(Doorkeeper):
         refusal = self._refusal() or (None if addresses else "address not allowed")
         if refusal:
             self._sparing.warning(log, "channel refused", reason=refusal, host=dest_host[:255], port=dest_port)
+            self._rules.witness.channel_refused(refusal, self.peer, self.client, dest_host, dest_port)
             raise _prohibited("not allowed here")
         channel = Channel(self._rules)
         self._rules.channels.add(channel)
@@ -185,11 +191,14 @@ class EndpointDoorkeeper(Doorkeeper):
             client = check_client(shown, [credentials.user_ca], credentials.revoked)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
+            serial = None if isinstance(shown, asyncssh.SSHKey) else serial_of(shown)
+            self._rules.witness.login_refused(str(error), self.peer, serial)
             return None
         refusal = refuse_client(client, credentials.principal, credentials.revoked, time.time())
         if refusal:
             principals, key_id = client.identity.encode()
             log.warning("login refused", reason=refusal, peer=self.peer, key_id=key_id, principals=",".join(principals))
+            self._rules.witness.login_refused(refusal, self.peer, client.serial)
             return None
         return client
 

@@ -145,7 +145,7 @@ def check_client(
         identity = Identity.decode(cert.principals, _key_id(cert))
     except BadIdentity as error:
         raise CertificateRefused(f"identity: {error}") from None
-    return ClientCertificate(identity, _serial(cert), fingerprint(cert.key), expires_at(cert))
+    return ClientCertificate(identity, serial_of(cert), fingerprint(cert.key), expires_at(cert))
 
 
 def check_host(
@@ -255,5 +255,6 @@ def _key_id(certificate: SSHOpenSSHCertificate) -> str:
     return str(certificate._key_id)
 
 
-def _serial(certificate: SSHOpenSSHCertificate) -> int:
+def serial_of(certificate: SSHOpenSSHCertificate) -> int:
+    """The serial number, which asyncssh keeps to itself."""
     return int(certificate._serial)

@@ -91,7 +91,7 @@ class Doorkeeper(asyncssh.SSHServer):
     @property
     def peer(self) -> str:
         """The address that the connection came from; `relay` for one that came through the hub."""
-        return str((self.connection.get_extra_info("peername") or (RELAY_PEER,))[0])
+        return peer_address(self.connection)
 
     def begin_auth(self, username: str) -> bool:
         return True  # False would let anybody in
@@ -187,6 +187,11 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
         except asyncssh.Error:
             return False
         return algorithm in SIGNATURES and key.verify(String(self._session_id) + msg, signature)
+
+
+def peer_address(connection: asyncssh.SSHServerConnection) -> str:
+    """The address that a connection came from; `relay` for one that came through the hub."""
+    return str((connection.get_extra_info("peername") or (RELAY_PEER,))[0])
 
 
 HostCheck = Callable[[SSHOpenSSHCertificate], None]

@@ -66,6 +66,10 @@ class Identity:
     def principals(self) -> tuple[Principal, ...]:
         return tuple(Principal(self.owner, zone) for zone in self.zones)
 
+    def __str__(self) -> str:
+        """As the audit record names them: `alice`, or `agent frontend`."""
+        return str(self.owner) if self.space is None else f"{self.role} {self.space}"
+
     def encode(self) -> tuple[list[str], str]:
         """The certificate's principals and key id."""
         key_id = "/".join((self.role, self.owner, ",".join(self.zones), self.space or NONE, self.space_id or NONE))

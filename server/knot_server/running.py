@@ -20,7 +20,8 @@ from knot_server.http.protocol import Protocol
 from knot_server.services import HUB_KEY_FILE, Services
 from knot_server.settings import ServerSettings
 from knot_server.store.database import STORE_FILE, Database
-from knot_server.usecases.users import add_user
+from knot_server.usecases.audit import SERVER, Audit
+from knot_server.usecases.users import add_user, record_user
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KnotError
@@ -58,6 +59,7 @@ async def _initialised(folder: Path, admin: Owner) -> str:
     try:
         async with database.writing() as session:
             user = await add_user(session, admin, admin=True)
+            record_user(Audit(database), session, SERVER, user, admin=True)
     finally:
         await database.close()
     return user.token
@@ -116,7 +118,7 @@ async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.E
     http = _Uvicorn(config)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(http.serve(sockets=[http_socket]))
-        auditing = tasks.create_task(services.audit.run())
+        recording = [tasks.create_task(services.audit.run()), tasks.create_task(services.keeping.run())]
         await stop.wait()
         log.info("server stopping")
         http.should_exit = True
@@ -124,7 +126,8 @@ async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.E
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await services.hub.wait_idle()
-        auditing.cancel()
+        for task in recording:
+            task.cancel()
 
 
 class _Uvicorn(uvicorn.Server):

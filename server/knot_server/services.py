@@ -13,6 +13,7 @@ from knot_server.roster import Roster
 from knot_server.settings import ServerSettings
 from knot_server.store.database import Database
 from knot_server.usecases.audit import Audit
+from knot_server.usecases.auditkeeping import Keeping
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lastseen import LastSeen
@@ -32,6 +33,7 @@ class Services:
 
     database: Database
     audit: Audit
+    keeping: Keeping
     authority: Authority
     roster: Roster
     spaces: Spaces
@@ -64,10 +66,11 @@ class Services:
         renaming = Renaming(database, roster, enrolment, forwarding, audit)
         last_seen = LastSeen(database)
         registrations = Registrations(roster, forwarding, last_seen)
-        control = Control(database, last_seen, roster, enrolment, forwarding, revocations)
+        control = Control(database, last_seen, roster, enrolment, forwarding, revocations, audit)
         return cls(
             database=database,
             audit=audit,
+            keeping=Keeping(database, settings.audit_days, settings.audit_max),
             authority=authority,
             roster=roster,
             spaces=spaces,
@@ -78,7 +81,7 @@ class Services:
             last_seen=last_seen,
             renaming=renaming,
             control=control,
-            hub=Hub(plane, authority, host_key, enrolment, control, revocations, renaming, registrations),
+            hub=Hub(plane, authority, host_key, enrolment, control, revocations, renaming, registrations, audit),
         )
 
     async def close(self) -> None:

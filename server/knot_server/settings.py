@@ -51,6 +51,13 @@ class ServerSettings(BaseModel):
         le=16 * 1024 * MIB,
         description="Bytes that the hub may hold for all who are relayed and read slowly.",
     )
+    audit_days: int = Field(default=400, ge=1, le=36_500, description="Days that the audit record goes back at most.")
+    audit_max: int = Field(
+        default=1_000_000,
+        ge=1000,
+        le=1_000_000_000,
+        description="Records that the audit record holds at most, some 400 bytes each.",
+    )
 
 
 def settings_options(command: Command) -> Command:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from knot_ssh.api import Api
+from knot_ssh.api import Api, Query
 from tests.support.configured import ConfiguredAgent
 from tests.support.networks import Network, Place
 from tests.support.system import Running, System
@@ -44,9 +44,9 @@ class PlacedApi(Api):
         super().__init__(server, token)
         self._place = place
 
-    def _call(self, method: str, path: tuple[str, ...], body: Any = None) -> Any:
+    def _call(self, method: str, path: tuple[str, ...], body: Any = None, query: Query = ()) -> Any:
         with self._place.inside():
-            return super()._call(method, path, body)
+            return super()._call(method, path, body, query)
 
 
 class PlacedAgent(ConfiguredAgent):

@@ -5,11 +5,12 @@ Each route finds out who asks, calls a use case and shapes the answer; nothing i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Path, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -17,7 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from knot_server.actor import Actor
+from knot_server.http.auditing import address_of, note_refusal
 from knot_server.http.bodies import (
+    AuditPage,
+    AuditQuery,
     CaInfo,
     CertificateOrder,
     CreatedSpace,
@@ -42,6 +46,7 @@ from knot_server.http.metrics import Metrics
 from knot_server.http.openapi import (
     APPLIED,
     APPLY_REQUEST,
+    AUDIT,
     CA,
     CERTIFICATE,
     DONE,
@@ -64,6 +69,8 @@ from knot_server.http.openapi import (
 from knot_server.http.problems import problem
 from knot_server.refusals import CODES, Refusals
 from knot_server.services import Services
+from knot_server.usecases.audit import Audit
+from knot_server.usecases.auditreading import read_audit
 from knot_ssh import __version__
 from knot_ssh.errors import BadInput, KnotError, MethodNotAllowed, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
@@ -106,7 +113,7 @@ def make_app(services: Services) -> FastAPI:
     )
     refusals = Refusals(CODES)
     app.add_middleware(BodyRules, refusals=refusals)
-    _handle_errors(app, refusals)
+    _handle_errors(app, refusals, services.audit)
     app.include_router(_forwards(services))
     app.include_router(_spaces(services))
     app.include_router(_users(services))
@@ -116,10 +123,13 @@ def make_app(services: Services) -> FastAPI:
 
 
 def _caller(services: Services) -> Any:
-    async def caller(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Actor:
+    async def caller(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Actor:
         if credentials is None:
             raise NotAuthenticated
-        return await services.users.authenticate(credentials.credentials)
+        actor = replace(await services.users.authenticate(credentials.credentials), address=address_of(request))
+        request.state.actor = actor
+        services.audit.used(actor)
+        return actor
 
     return Depends(caller)
 
@@ -304,6 +314,13 @@ def _server(services: Services, metrics: Metrics) -> APIRouter:
         await services.database.ping()
         return Health()
 
+    @routes.get(
+        "/api/audit", summary="Read the audit record", responses=answers({"records": [AUDIT], "last": 17}, 400, 401, 404)
+    )
+    async def show_audit(query: Annotated[AuditQuery, Query()], actor: Actor = caller) -> AuditPage:
+        """Who did what, when: all of it for administrators, else what concerns you. To follow it, ask again with `after`."""
+        return AuditPage.of(await read_audit(services.database, actor, query.wanted()))
+
     @routes.get("/metrics", summary="Read the metrics", response_class=PlainTextResponse, responses=plain(METRICS, 401))
     async def show_metrics(_actor: Actor = caller) -> PlainTextResponse:
         """What the server has counted, in Prometheus's text format. Names neither users nor spaces."""
@@ -312,14 +329,15 @@ def _server(services: Services, metrics: Metrics) -> APIRouter:
     return routes
 
 
-def _handle_errors(app: FastAPI, refusals: Refusals) -> None:
+def _handle_errors(app: FastAPI, refusals: Refusals, audit: Audit) -> None:
     """Every error leaves as a Problem and is counted; what only the log may know stays in the log."""
 
     @app.exception_handler(KnotError)
-    async def known(_request: Request, error: KnotError) -> JSONResponse:
+    async def known(request: Request, error: KnotError) -> JSONResponse:
         if error.detail:
             log.error("request failed", code=error.code, detail=error.detail)
         refusals.count(error.code)
+        note_refusal(audit, request, error)
         return problem(error)
 
     @app.exception_handler(RequestValidationError)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, StrictBool, StrictInt
+from fastapi import Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from knot_server.store.schema import Space, User
+from knot_server.usecases.audit import Event
+from knot_server.usecases.auditreading import Page, Wanted
 from knot_ssh.errors import codes
 from knot_ssh.names import Owner, SpaceName, Zone
-from knot_ssh.wire import Message
+from knot_ssh.wire import Message, SpaceReference
+
+PAGE_MAX = 1000
+"""Records in one answer, some 400 KB."""
+MAX_ID = 2**53
+"""What JSON carries everywhere."""
+
+
+def _query(text: str, example: object, *, default: Any = None, **limits: Any) -> Any:
+    """A parameter of a query."""
+    return Query(default=default, description=text, openapi_examples={"one": {"value": example}}, **limits)
 
 
 class Problem(BaseModel):
@@ -119,6 +132,47 @@ class PersonCertificate(BaseModel):
     certificate: str = Field(description="OpenSSH certificate line, for `<key>-cert.pub`.")
     principals: list[str]
     expires_at: datetime
+
+
+class AuditQuery(BaseModel):
+    """Which records; what is not known here is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: int | None = _query("Those behind this id, the oldest first; without it the newest.", 0, ge=0, le=MAX_ID)
+    event: list[Event] = _query("Of these kinds alone.", ["refused"], default=[], max_length=len(Event))
+    space: SpaceReference | None = _query("About this space: its name or id; one that was deleted, by its id.", "frontend")
+    user: Owner | None = _query("About what this user owns, or has done.", "alice")
+    since: AwareDatetime | None = _query("From this moment on.", "2026-11-20T09:30:00Z")
+    until: AwareDatetime | None = _query("Before this moment.", "2026-11-20T10:30:00Z")
+    limit: int = _query("As many at most.", 100, default=100, ge=1, le=PAGE_MAX)
+
+    def wanted(self) -> Wanted:
+        return Wanted(self.after, self.event, self.space, self.user, self.since, self.until, self.limit)
+
+
+class AuditEntry(BaseModel):
+    """A record. Beside these fields it has those of its event (docs/audit.md)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: int = Field(description="Grows from record to record.")
+    at: datetime
+    event: str = Field(examples=[str(event) for event in Event])
+    actor: str = Field(description="Who did it: a user, `agent SPACE`, `the server` or `a stranger`.")
+    owner: str | None = Field(description="The user whom it concerns.")
+    space: str | None = Field(description="What the space was called then, or else what it is called now.")
+    space_id: str | None
+
+
+class AuditPage(BaseModel):
+    records: list[AuditEntry] = Field(description="The oldest first.")
+    last: int = Field(description="Give this as `after` to see what comes next.")
+
+    @classmethod
+    def of(cls, page: Page) -> AuditPage:
+        entries = [record | {"at": datetime.fromtimestamp(record["at"] / 1000, UTC)} for record in page.records]
+        return cls(records=[AuditEntry(**entry) for entry in entries], last=page.last)
 
 
 class Health(BaseModel):

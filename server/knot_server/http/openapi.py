@@ -72,6 +72,13 @@ CERTIFICATE = {
     "principals": ["alice@eu"],
     "expires_at": "2026-11-20T10:30:00Z",
 }
+AUDIT = {
+    "id": 17, "at": "2026-11-20T09:30:00.250000Z", "event": "forward made", "actor": "alice", "owner": "alice",
+    "space": "frontend", "space_id": "3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "by": "api", "by_token": "5f0e6b1c2d3a",
+    "address": "203.0.113.9",
+    "local_port": 8080, "remote_port": 3000, "target": "backend-api", "target_id": "8c5d9d0e-36b1-4b3e-9d43-5c0c3a1b2f6e",
+    "persistent": True,
+}  # fmt: skip
 KRL = "SSHKRL\n\u0000…"
 DONE = {"success": True}
 EXAMPLE_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKPpS1dRVw4rsMfwXFH9ML5HbUaP6vfiUDb7oZDIEp2I"

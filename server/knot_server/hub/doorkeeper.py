@@ -19,13 +19,15 @@ import structlog
 from asyncssh.stream import SSHServerStreamSession
 
 from knot_keys.authority import Authority
-from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client
+from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
+from knot_keys.keyfiles import fingerprint
 from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
 from knot_server.refusals import Refusals
 from knot_server.store.schema import Space
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.revocation import Revocations
@@ -57,6 +59,7 @@ class Joiner:
     """Has shown a join token."""
 
     token_id: str
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class Session:
     stdin: Reader
     stdout: Writer
     stderr: Writer
+    address: str | None = None
+    """Where the visitor comes from."""
 
 
 Subsystem = Callable[[Any, Session], Awaitable[None]]
@@ -106,6 +111,7 @@ class Lobby:
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
+    audit: Audit | None = None
 
 
 class HubDoorkeeper(Doorkeeper):
@@ -149,11 +155,11 @@ class HubDoorkeeper(Doorkeeper):
         try:
             if username != JOIN_LOGIN or not await self._asked(self._lobby.enrolment.knows_token(token.id, token.secret)):
                 log.warning("join refused", reason=UNKNOWN_TOKEN, peer=self.peer)
-                self._lobby.refusals.count(UNKNOWN_TOKEN)
+                self._refused("join", UNKNOWN_TOKEN, token=token.id)
                 return False
         finally:
             self.connection.go_on_reading("login")
-        self._visitor = Joiner(token.id)
+        self._visitor = Joiner(token.id, self.peer)
         self._leaving = self._tasks.start(self._leave_after(JOIN_SECONDS))
         return True
 
@@ -167,7 +173,7 @@ class HubDoorkeeper(Doorkeeper):
         revoked = self._lobby.revocations.current  # not before: a key may be revoked while the store is asked
         if enrolled is not None and enrolled == shown and not revoked.has_key(enrolled):
             return True
-        self._lobby.refusals.count(OTHER_KEY)
+        self._refused("login", OTHER_KEY, space_id=space_id)
         return False
 
     def entered(self, login: str, shown: Shown) -> None:
@@ -257,11 +263,19 @@ class HubDoorkeeper(Doorkeeper):
             return check_client(shown, [self._lobby.authority.user_ca_key], self._lobby.revocations.current)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
-            self._lobby.refusals.count(str(error))
+            self._refused("login", str(error), serial=str(serial_of(shown)), key=fingerprint(shown.key))
             return None
 
+    def _refused(self, door: str, reason: str, **fields: Any) -> None:
+        """Count it, and note it for the record; what stands after a reason's colon is for people."""
+        self._lobby.refusals.count(reason)
+        if self._lobby.audit:
+            name, _, detail = reason.partition(":")
+            more = fields | {"detail": detail.strip() or None, "address": self.peer}
+            self._lobby.audit.refuse(door, name, self.peer, **more)
+
     def _serve(self, subsystem: Subsystem, stdin: Reader, stdout: Writer, stderr: Writer) -> None:
-        self._lobby.tasks.start(self._conversation(subsystem, Session(self.connection, stdin, stdout, stderr)))
+        self._lobby.tasks.start(self._conversation(subsystem, Session(self.connection, stdin, stdout, stderr, self.peer)))
 
     async def _conversation(self, subsystem: Subsystem, session: Session) -> None:
         try:

@@ -18,6 +18,7 @@ from knot_server.hub.joining import serve_joiner
 from knot_server.hub.plain import Plain, plain
 from knot_server.hub.relay import Relay
 from knot_server.refusals import Refusals
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
@@ -50,8 +51,9 @@ class Hub:
         revocations: Revocations,
         renaming: Renaming,
         registrations: Registrations,
+        audit: Audit,
     ) -> None:
-        self.relay = Relay(plane)
+        self.relay = Relay(plane, audit)
         self._plane = plane
         self._authority = authority
         self._host_key = host_key
@@ -69,7 +71,9 @@ class Hub:
                 KRL_SUBSYSTEM: plain(questions.krl),
             },
         }
-        self._lobby = Lobby(authority, enrolment, revocations, self.relay, registrations, subsystems, refusals=self.refusals)
+        self._lobby = Lobby(
+            authority, enrolment, revocations, self.relay, registrations, subsystems, refusals=self.refusals, audit=audit
+        )
         self._listener: Closeable | None = None
         revocations.on_change.append(self._drop_revoked)
         renaming.on_rename.append(self.relay.rename)

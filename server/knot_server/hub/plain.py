@@ -89,10 +89,11 @@ class Plain:
             space_id = await self.enrolment.invited(joiner.token_id)
             if not request.is_proved(space_id):
                 raise JoinRefused("the signatures do not prove possession of both keys for this space")
-            membership = await self.enrolment.redeem(joiner.token_id, request.key, request.host_key)
+            membership = await self.enrolment.redeem(joiner.token_id, request.key, request.host_key, address=joiner.address)
         except JoinRefused as error:
             log.warning("join refused", reason=str(error), token=joiner.token_id, key=shown)
             self.refusals.count(TOKEN_REFUSED)
+            await self.enrolment.refuse_join(joiner.token_id, request.key, TOKEN_REFUSED, str(error), joiner.address)
             raise
         log.info("sshd joined", space=membership.space, owner=membership.owner, zone=membership.zone, key=shown)
         return _line(await self.enrolment.certify_sshd(space_id, request.key))

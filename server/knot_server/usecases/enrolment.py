@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import asyncssh
@@ -17,10 +18,10 @@ from knot_keys.possession import for_host_key, is_proof
 from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
-from knot_server.usecases.audit import Audit
+from knot_server.usecases.audit import Audit, Event
 from knot_server.usecases.revocation import Revocations
-from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
-from knot_ssh.names import Owner, SpaceId, Zone
+from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused, KnotError
+from knot_ssh.names import SpaceId, Zone
 from knot_ssh.wire import CertificateRequest, Certificates, Membership
 
 SSHD_LIFETIME = 30 * 24 * 3600
@@ -67,9 +68,12 @@ class Enrolment:
                 raise JoinRefused
             return SpaceId(token.space_id)
 
-    async def redeem(self, token_id: str, key: asyncssh.SSHKey, sshd: asyncssh.SSHKey | None = None) -> Membership:
+    async def redeem(
+        self, token_id: str, key: asyncssh.SSHKey, sshd: asyncssh.SSHKey | None = None, *, address: str | None = None
+    ) -> Membership:
         """Enrol the key for the token's space: as its agent's, or, with the host key of an `sshd`, as that of a machine
-        without one. Once for a token, but the same keys always get the same answer.
+        without one. Once for a token, but the same keys always get the same answer, which is not
+        recorded again.
 
         Raises JoinRefused with what to do.
         """
@@ -94,6 +98,19 @@ class Enrolment:
             else:
                 await _consume(session, token_id, retry)
                 session.add(JoinUse(token_id=token_id, fingerprint=shown))
+                self._audit.record(
+                    session,
+                    Event.JOINED,
+                    _agent(space),
+                    owner=space.owner,
+                    space_id=space.id,
+                    space=space.name,
+                    token=token_id,
+                    key=shown,
+                    agentless=agentless,
+                    replaced=before is not None and before != now,
+                    address=address,
+                )
             replaced = before is not None and before != now
             host_replaced = sshd is not None and space.host_key not in (None, public_line(sshd))
             if replaced or host_replaced:
@@ -138,7 +155,7 @@ class Enrolment:
             if await _good_certificates(session, space, host_key) >= SSHD_CERTIFICATES_MAX:
                 raise Conflict(f"this machine has {SSHD_CERTIFICATES_MAX} certificates that are good, the most there may be")
             issued = self._authority.certify_host(host_key, host, SSHD_LIFETIME)
-            _record(session, issued, Owner(space.owner), space.space_id)
+            self._record(session, issued, _agent(space), "host", space)
         self.issued["host"] += 1
         return issued
 
@@ -159,8 +176,8 @@ class Enrolment:
             client_certificate = self._authority.certify_client(key, identity, self._lifetime)
             host_certificate = self._authority.certify_host(host_key, host, self._lifetime)
             space.host_key = public_line(host_key)
-            for issued in (client_certificate, host_certificate):
-                _record(session, issued, Owner(space.owner), space.space_id)
+            for kind, issued in (("agent", client_certificate), ("host", host_certificate)):
+                self._record(session, issued, _agent(space), kind, space)
         self.issued["agent"] += 1
         self.issued["host"] += 1
         return Certificates(client=client_certificate.line, host=host_certificate.line)
@@ -183,9 +200,18 @@ class Enrolment:
                 issued = self._authority.certify_client(key, identity, min(lifetime or self._lifetime, self._lifetime))
             except CertificateRefused as error:
                 raise BadInput(f"public_key: that key cannot be certified: {error}") from None
-            _record(session, issued, actor.owner, None)
+            self._record(session, issued, actor, "person")
         self.issued["person"] += 1
         return issued, [str(principal) for principal in identity.principals]
+
+    async def refuse_join(self, token_id: str, key: asyncssh.SSHKey, reason: str, detail: str, address: str) -> None:
+        """Note for the record that this key was not enrolled; of which space, if the store can tell."""
+        space_id = None
+        with contextlib.suppress(KnotError):
+            space_id = await self.invited(token_id)
+        self._audit.refuse(
+            "join", reason, address, space_id=space_id, detail=detail, token=token_id, key=fingerprint(key), address=address
+        )
 
     def membership(self, space: Space) -> Membership:
         """What an agent of this space is told that it is."""
@@ -197,6 +223,33 @@ class Enrolment:
             zone=principal.zone,
             user_ca=self._authority.user_ca,
             host_ca=self._authority.host_ca,
+        )
+
+    def _record(self, session: AsyncSession, issued: Issued, actor: Actor, kind: str, space: Space | None = None) -> None:
+        """Take down a certificate, for as long as it is good and in the audit record."""
+        space_id = space.id if space else None
+        session.add(
+            Certificate(
+                serial=issued.serial,
+                fingerprint=issued.fingerprint,
+                key_id=issued.key_id,
+                owner=str(actor.owner),
+                space_id=space_id,
+                expires_at=issued.expires_at,
+            )
+        )
+        self._audit.record(
+            session,
+            Event.CERTIFIED,
+            actor,
+            owner=actor.owner,
+            space_id=space_id,
+            space=space.name if space else None,
+            kind=kind,
+            serial=str(issued.serial),
+            key_id=issued.key_id,
+            key=issued.fingerprint,
+            seconds=issued.expires_at - int(time.time()),
         )
 
 
@@ -230,14 +283,7 @@ async def _consume(session: AsyncSession, token_id: str, retry: str) -> None:
         raise JoinRefused(f"that join token was used already; {retry}")
 
 
-def _record(session: AsyncSession, issued: Issued, owner: Owner, space_id: SpaceId | None) -> None:
-    session.add(
-        Certificate(
-            serial=issued.serial,
-            fingerprint=issued.fingerprint,
-            key_id=issued.key_id,
-            owner=str(owner),
-            space_id=space_id and str(space_id),
-            expires_at=issued.expires_at,
-        )
-    )
+def _agent(space: Space) -> Actor:
+    """Whoever holds the key that is enrolled for a space."""
+    principal = space.principal
+    return Actor(principal.owner, zone=principal.zone, space=space.space_id, space_name=space.name)

@@ -20,7 +20,7 @@ from knot_server.actor import Actor
 from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, RevokedCertificate, Space, StoredForward
-from knot_server.usecases.audit import Audit
+from knot_server.usecases.audit import Audit, Event
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lookup import visible_space
@@ -70,6 +70,9 @@ class Renaming:
             if before != name:
                 await check_free(session, space, name)
                 space.name = str(name)
+                self._audit.record(
+                    session, Event.SPACE_CHANGED, actor, owner=space.owner, space_id=space.id, space=space.name, before=before
+                )
                 forwards = update(StoredForward).where(StoredForward.target_id == space.id)
                 await session.execute(forwards.values(target_name=space.name))
         return space, before

@@ -15,7 +15,7 @@ from knot_server.actor import Actor
 from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, Space
-from knot_server.usecases.audit import Audit
+from knot_server.usecases.audit import Audit, Event
 from knot_server.usecases.lookup import visible_space
 from knot_server.usecases.renaming import check_free
 from knot_server.usecases.revocation import Revocations
@@ -48,7 +48,10 @@ class Spaces:
             await check_free(session, space, name)
             session.add(space)
             await session.flush()
-            token = self._add_token(session, space, reusable=False)
+            self._audit.record(
+                session, Event.SPACE_MADE, actor, owner=space.owner, space_id=space.id, space=space.name, zone=space.zone
+            )
+            token = self._add_token(session, actor, space, reusable=False)
         return space, token
 
     async def listing(self, actor: Actor) -> Sequence[Space]:
@@ -60,13 +63,16 @@ class Spaces:
         """Another join token for a space: whoever joins with it takes the place of the agent before. Raises NotFound."""
         async with self._database.writing() as session:
             space = await visible_space(session, actor, reference)
-            return space, self._add_token(session, space, reusable=reusable)
+            return space, self._add_token(session, actor, space, reusable=reusable)
 
     async def delete(self, actor: Actor, reference: str) -> Space:
         """Delete a space, cut its agent off at once, and tell whoever has forwards to it; raises NotFound."""
         async with self._database.writing() as session:
             space = await visible_space(session, actor, reference)
             await self._forget(session, space)
+            self._audit.record(
+                session, Event.SPACE_DELETED, actor, owner=space.owner, space_id=space.id, space=space.name, zone=space.zone
+            )
         await self.cut([space.space_id], f"the space {space.name} was deleted")
         await self._roster.tell_watchers(_gone(space))
         return space
@@ -90,7 +96,7 @@ class Spaces:
         await session.delete(space)
         await session.flush()
 
-    def _add_token(self, session: AsyncSession, space: Space, *, reusable: bool) -> str:
+    def _add_token(self, session: AsyncSession, actor: Actor, space: Space, *, reusable: bool) -> str:
         token = JoinTokenText.new(self._authority.host_ca_key)
         lifetime, uses = (REUSABLE_LIFETIME, REUSABLE_USES) if reusable else (TOKEN_LIFETIME, 1)
         session.add(
@@ -101,6 +107,18 @@ class Spaces:
                 uses_left=uses,
                 expires_at=_now() + lifetime,
             )
+        )
+        self._audit.record(
+            session,
+            Event.TOKEN_MADE,
+            actor,
+            owner=space.owner,
+            space_id=space.id,
+            space=space.name,
+            kind="join",
+            token=token.id,
+            reusable=reusable,
+            seconds=lifetime,
         )
         return str(token)
 

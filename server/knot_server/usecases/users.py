@@ -13,7 +13,7 @@ from knot_keys.jointoken import hash_secret, matches
 from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import ApiToken, Certificate, User
-from knot_server.usecases.audit import Audit
+from knot_server.usecases.audit import Audit, Event
 from knot_server.usecases.spaces import Spaces
 from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
@@ -66,13 +66,15 @@ class Users:
             row = await session.get(ApiToken, token_id)
             if not token.startswith(TOKEN_PREFIX) or row is None or not matches(secret, row.secret_hash):
                 raise _refused()
-            return Actor(Owner(row.user.name), admin=row.user.admin)
+            return Actor(Owner(row.user.name), admin=row.user.admin, token=row.id)
 
     async def create(self, actor: Actor, name: Owner, *, admin: bool = False) -> NewUser:
         """Make a user; raises Forbidden or NameTaken."""
         _administrators_only(actor)
         async with self._database.writing() as session:
-            return await add_user(session, name, admin=admin)
+            made = await add_user(session, name, admin=admin)
+            record_user(self._audit, session, actor, made, admin=admin)
+            return made
 
     async def listing(self, actor: Actor) -> list[User]:
         """All users for an administrator, else only oneself; by name."""
@@ -91,7 +93,19 @@ class Users:
                 raise NotFound(f"there is no user {name!r}")
             gone = await self._spaces.forget_all(session, name)
             await session.delete(user)
+            self._audit.record(session, Event.USER_DELETED, actor, owner=name, spaces=len(gone))
         await self._spaces.cut(gone, f"the user {name} was deleted")
+
+
+def record_user(audit: Audit, session: AsyncSession, actor: Actor | str, made: NewUser, *, admin: bool) -> None:
+    """A user and their first token."""
+    audit.record(session, Event.USER_MADE, actor, owner=made.name, admin=admin)
+    audit.record(session, Event.TOKEN_MADE, actor, owner=made.name, kind="api", token=token_id(made.token))
+
+
+def token_id(token: str) -> str:
+    """The public part of an API token."""
+    return token.removeprefix(TOKEN_PREFIX).partition("_")[0]
 
 
 def _refused() -> NotAuthenticated:
