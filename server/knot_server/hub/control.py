@@ -39,6 +39,7 @@ from knot_ssh.wire import (
     StopRequest,
     Target,
     TargetQuestion,
+    Trust,
     Welcome,
 )
 
@@ -87,6 +88,7 @@ class _Conversation:
         self._space = space
         """As it was at login; its name may change."""
         self._actor = Actor(space.principal.owner, zone=space.principal.zone, space=space.space_id)
+        self._trusts = set(space.trusts.split())
         self._greeted = False
         self._welcomed = False
 
@@ -95,6 +97,7 @@ class _Conversation:
         later: dict[str, Method] = {
             "agent.certify": (CertificateRequest, self.certify),
             "agent.report": (AgentReport, self.report),
+            "agent.trust": (Trust, self.trust),
             "target.locate": (TargetQuestion, self.locate),
             "port.forward": (ForwardCall, self.forward),
             "port.list": (OnSpace, self.list),
@@ -153,6 +156,12 @@ class _Conversation:
 
     async def report(self, report: AgentReport) -> None:
         self._control.roster.report(self.agent, report)
+
+    async def trust(self, trust: Trust) -> None:
+        """Take down whom the agent trusts, where that is news."""
+        if set(trust.cas) != self._trusts:
+            await self._control.enrolment.trusts(self.agent.space_id, self._key, trust.cas)
+            self._trusts = set(trust.cas)
 
     async def locate(self, question: TargetQuestion) -> Target:
         target = await self._control.forwarding.target(self._actor, question.space)
