@@ -7,8 +7,8 @@
     stable -> prepare -> prepared -> activate -> activated -> retire -> stable
 
 The phase is what the files say, and each step takes place in one system call: making NAME.next, renaming it to NAME, removing
-NAME.old. A process that is killed leaves the phase before or the one after. Whoever retires by force, because the old key may be
-in other hands, leaves its fingerprint in NAME.distrusted: what was made under it is not to go on either.
+NAME.old. A process that is killed leaves the phase before or the one after. Retiring by force, because the old key may be in
+other hands, leaves its fingerprint in NAME.distrusted: what was made under it is not to go on either.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def test_only_the_step_that_is_due(ring: KeyRing, phase: Phase, step: Step) -> N
 
 @pytest.mark.parametrize("phase", Phase)
 def test_kill_at_any_call(ring: KeyRing, tmp_path: Path, phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed before any change of a file in a step, the ring loads in the phase before or the one after, and goes on from there."""
+    """Killed before any change of a file, the ring loads in the phase before or the one after, and goes on from there."""
     at(ring, phase)
     step = ROUND[(PHASES.index(phase) + 1) % 3]
     after = PHASES[ROUND.index(step)]
@@ -160,7 +160,7 @@ def test_loose_or_damaged_is_refused(ring: KeyRing, tmp_path: Path) -> None:
 def test_a_key_in_the_way(ring: KeyRing, tmp_path: Path) -> None:
     """What stands where the next key is to be is not replaced, and the ring is as it was."""
     (tmp_path / f"{NAME}{NEXT}").write_bytes(b"precious")
-    with pytest.raises(KnotError, match="user_ca is as it was: .*File exists"):
+    with pytest.raises(KnotError, match=r"user_ca is as it was: .*File exists"):
         ring.take(Step.PREPARE)
     assert (tmp_path / f"{NAME}{NEXT}").read_bytes() == b"precious"
     assert ring.phase is Phase.STABLE
