@@ -117,6 +117,12 @@ class HeldByFile(Conflict):
     code = "held_by_file"
 
 
+class StillInUse(Conflict):
+    """Somebody still depends on the key that is to be replaced."""
+
+    code = "still_in_use"
+
+
 class NameTaken(Conflict):
     """That name is taken."""
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import asyncssh
@@ -17,7 +17,7 @@ from knot_agent.credentials import Credentials
 from knot_agent.home import Home
 from knot_keys.certificates import check_client, check_endpoint, check_hub, read_certificate
 from knot_keys.connections import ClientConnection, ForwardedFrom, HostRefused, close, connect
-from knot_keys.keyfiles import public_line
+from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, prove
 from knot_keys.revocation import RevocationList
 from knot_ssh.addresses import Address
@@ -27,7 +27,7 @@ from knot_ssh.names import RELAY_PORT
 from knot_ssh.retrying import backoff, until_done
 from knot_ssh.rpc import CALL_TIMEOUT, Method, Peer
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Membership, Revoked, Welcome
+from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Membership, Nothing, Revoked, Welcome
 
 log = structlog.get_logger(__name__)
 
@@ -97,11 +97,15 @@ class ControlLink:
         self._farewell = reason
 
     async def change(self, membership: Membership) -> None:
-        """Our space has another name: wait until we are certified under it. All that is open goes on.
+        """Our space has another name, or other CAs are trusted. All that is open goes on.
 
-        (The hub relays to us under the new name by itself.)
+        Under a new name wait until we are certified under it. (The hub relays to us under it by itself.) By another CA we are
+        certified soon, but not all the fleet at once.
         """
         self._take(membership)
+        await self._confirm()
+        if not self._credentials.is_signed:
+            asyncio.get_running_loop().call_later(random.uniform(0, self.spread), self._renewal_due.set)
         while not self._credentials.is_named:
             self._renewed.clear()
             self._renewal_due.set()
@@ -135,13 +139,13 @@ class ControlLink:
             )
 
     async def _connect(self) -> ClientConnection:
-        host_ca = self._credentials.host_ca
+        host_cas = self._credentials.host_cas
         try:
             return await connect(
                 self._plane,
                 self._hub,
                 str(self._credentials.membership.space_id),
-                lambda shown: check_hub(shown, [host_ca]),
+                lambda shown: check_hub(shown, host_cas),
                 credential=type(self._credentials.identity)(self._credentials.identity.key),
             )
         except asyncssh.PermissionDenied:
@@ -172,6 +176,7 @@ class ControlLink:
             if not self._credentials.certified:
                 await self._renew(peer)  # before anything is dialled
             tasks.start(self._renew_in_time(peer))
+            await self._confirm()
             await self._on_welcome(welcome)
             await talking
         finally:
@@ -183,11 +188,18 @@ class ControlLink:
         async with asyncio.timeout(CALL_TIMEOUT):
             return await connection.register(self._credentials.name, RELAY_PORT)
 
+    async def _confirm(self) -> None:
+        """Tell the hub whom we trust: it activates no CA that we do not know."""
+        with contextlib.suppress(KnotError):  # a hub of before does not ask for it
+            await self.ask("agent.trust", self._credentials.trust, Nothing)
+
     def _take(self, membership: Membership) -> None:
         """This is what we are now."""
         before = self._credentials.membership
         self._home.update(membership)
-        self._credentials.membership = membership
+        self._credentials.enter(membership)
+        if membership.user_cas != before.user_cas or membership.host_cas != before.host_cas:
+            log.info("trust changed", user_cas=_shown(membership.user_cas), host_cas=_shown(membership.host_cas))
         if membership.space != before.space:
             log.info("space renamed", before=before.space, space=membership.space)
 
@@ -195,6 +207,8 @@ class ControlLink:
         wait = self._credentials.renewal_wait(time.time())
         if not self._credentials.is_named:  # the space was renamed while we were away
             wait = 0.0
+        elif not self._credentials.is_signed:
+            wait = min(wait, random.uniform(0, self.spread))
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
@@ -217,14 +231,19 @@ class ControlLink:
         request = CertificateRequest(host_key=public_line(host.key), signature=signature)
         issued = Certificates.model_validate(await peer.call("agent.certify", request))
         space_id, principal, revoked = membership.space_id, credentials.principal, credentials.revoked
-        check_client(read_certificate(issued.client), [credentials.user_ca], revoked)
-        check_endpoint(read_certificate(issued.host), [credentials.host_ca], space_id, principal, revoked)
+        check_client(read_certificate(issued.client), credentials.user_cas, revoked)
+        check_endpoint(read_certificate(issued.host), credentials.host_cas, space_id, principal, revoked)
         self._home.keep(issued)
         credentials.replace(self._home.identity(), self._home.host())
         log.info("certified", seconds=round(credentials.seconds_left(time.time())))
 
     def _trouble(self, reason: str) -> None:
         log.warning("hub not reachable, trying again", reason=reason)
+
+
+def _shown(cas: Sequence[str]) -> str:
+    """Fingerprints, the one that signs first."""
+    return ",".join(fingerprint(parse_public_key(ca)) for ca in cas)
 
 
 def revocation_list(revoked: Revoked) -> RevocationList:

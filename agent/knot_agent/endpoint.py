@@ -16,9 +16,9 @@ from knot_agent.credentials import Credentials
 from knot_agent.destinations import destinations
 from knot_agent.relaying import Inlet
 from knot_agent.witness import Witness
-from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client, serial_of
+from knot_keys.certificates import UNKNOWN_CA, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
-from knot_keys.permission import refuse_client
+from knot_keys.permission import outlives_its_ca, refuse_client
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
@@ -89,6 +89,7 @@ class Endpoint:
             self._listener = plane.serve(sock, self._connection)
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
+        credentials.on_trust.append(self._cut_distrusted)
 
     def take_relayed(self, hub: ClientConnection) -> tuple[Channel, Inlet]:
         """The hub wants to pass a connection on to us; raises asyncssh.ChannelOpenError."""
@@ -129,6 +130,15 @@ class Endpoint:
             client = keeper.client
             if client and revoked.covers(client.serial, client.fingerprint):
                 log.warning("connection cut", reason="revoked", key_id=client.identity.encode()[1], serial=client.serial)
+                self._rules.tasks.start(close(keeper.connection))
+
+    def _cut_distrusted(self) -> None:
+        """A CA was retired: end what its certificates have opened, but for what may outlive a certificate anyway."""
+        own, now = self._rules.credentials, time.time()
+        for keeper in list(self._rules.connected):
+            client = keeper.client
+            if client and outlives_its_ca(client, own.user_ca_names, own.membership.distrusted, now):
+                log.warning("connection cut", reason=UNKNOWN_CA, key_id=client.identity.encode()[1], serial=client.serial)
                 self._rules.tasks.start(close(keeper.connection))
 
 
@@ -177,10 +187,11 @@ class EndpointDoorkeeper(Doorkeeper):
         return False
 
     def _refusal(self) -> str | None:
-        if self.client is None:
-            return "not logged in"
-        credentials = self._rules.credentials
-        return refuse_client(self.client, credentials.principal, credentials.revoked, time.time())
+        return "not logged in" if self.client is None else self._refusal_of(self.client)
+
+    def _refusal_of(self, client: ClientCertificate) -> str | None:
+        own = self._rules.credentials
+        return refuse_client(client, own.principal, own.user_ca_names, own.revoked, time.time())
 
     def _judged(self, shown: Shown) -> ClientCertificate | None:
         """What the certificate says when it passes every check."""
@@ -188,13 +199,13 @@ class EndpointDoorkeeper(Doorkeeper):
         try:
             if isinstance(shown, asyncssh.SSHKey):
                 raise CertificateRefused("a plain key")
-            client = check_client(shown, [credentials.user_ca], credentials.revoked)
+            client = check_client(shown, credentials.user_cas, credentials.revoked)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
             serial = None if isinstance(shown, asyncssh.SSHKey) else serial_of(shown)
             self._rules.witness.login_refused(str(error), self.peer, serial)
             return None
-        refusal = refuse_client(client, credentials.principal, credentials.revoked, time.time())
+        refusal = self._refusal_of(client)
         if refusal:
             principals, key_id = client.identity.encode()
             log.warning("login refused", reason=refusal, peer=self.peer, key_id=key_id, principals=",".join(principals))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -168,6 +168,10 @@ class Roster:
     async def tell(self, method: str, message: BaseModel) -> None:
         """Notify every agent. A slow one holds up nobody."""
         await asyncio.gather(*(_tell(agent, method, message) for agent in list(self._present.values())))
+
+    async def tell_each(self, method: str, message: Callable[[Present], BaseModel]) -> None:
+        """Notify every agent of what is made for it."""
+        await asyncio.gather(*(_tell(agent, method, message(agent)) for agent in list(self._present.values())))
 
     async def tell_watchers(self, target: Target) -> None:
         """Notify who has links to this space, if owner and zone are the same."""

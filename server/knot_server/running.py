@@ -14,7 +14,7 @@ import structlog
 import uvicorn
 
 from knot_keys.authority import HOST_CA_FILE, USER_CA_FILE, Authority
-from knot_keys.keyfiles import create_key
+from knot_keys.keyring import KeyRing
 from knot_server.http.app import make_app
 from knot_server.http.protocol import Protocol
 from knot_server.services import HUB_KEY_FILE, Services
@@ -54,7 +54,7 @@ async def initialise(folder: Path, admin: Owner) -> str:
 
 async def _initialised(folder: Path, admin: Owner) -> str:
     Authority.create(folder)
-    create_key(folder / HUB_KEY_FILE, "knot hub")
+    KeyRing.create(folder, HUB_KEY_FILE, "knot hub")
     database = await Database.create(folder)
     try:
         async with database.writing() as session:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knot_keys.authority import Authority
-from knot_keys.keyfiles import load_key
+from knot_keys.keyring import KeyRing
 from knot_server.hub.control import Control
 from knot_server.hub.listener import Hub
 from knot_server.roster import Roster
@@ -20,6 +20,7 @@ from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.rotation import Rotations
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
 from knot_server.usecases.users import Users
 from knot_ssh.dataplane.plane import DataPlane
@@ -44,6 +45,7 @@ class Services:
     last_seen: LastSeen
     renaming: Renaming
     control: Control
+    rotations: Rotations
     hub: Hub
     hub_address: str = ""
     """host:port as others see the hub; known once it listens."""
@@ -53,7 +55,7 @@ class Services:
         """Read CAs, keys and store from the server's data folder; raises KnotError for what is missing or loose."""
         lifetime = settings.certificate_lifetime
         authority = Authority.load(folder)
-        host_key = load_key(folder / HUB_KEY_FILE)
+        hub_key = KeyRing.load(folder, HUB_KEY_FILE)
         database = await Database.open(folder)
         await drop_old_tokens(database)
         roster = Roster()
@@ -64,9 +66,12 @@ class Services:
         enrolment = Enrolment(database, authority, revocations, audit, lifetime)
         forwarding = Forwarding(database, roster, audit)
         renaming = Renaming(database, roster, enrolment, forwarding, audit)
+        rotations = Rotations(database, authority, hub_key, roster, enrolment, audit)
         last_seen = LastSeen(database)
         registrations = Registrations(roster, forwarding, last_seen)
         control = Control(database, last_seen, roster, enrolment, forwarding, revocations, audit)
+        hub = Hub(plane, authority, hub_key, enrolment, control, revocations, renaming, registrations, audit)
+        rotations.on_change.append(hub.rotated)
         return cls(
             database=database,
             audit=audit,
@@ -81,7 +86,8 @@ class Services:
             last_seen=last_seen,
             renaming=renaming,
             control=control,
-            hub=Hub(plane, authority, host_key, enrolment, control, revocations, renaming, registrations, audit),
+            rotations=rotations,
+            hub=hub,
         )
 
     async def close(self) -> None:

@@ -33,6 +33,9 @@ from knot_server.http.bodies import (
     NewToken,
     NewUserBody,
     PersonCertificate,
+    RotationInfo,
+    RotationList,
+    RotationOrder,
     SpaceChange,
     SpaceInfo,
     SpaceList,
@@ -56,6 +59,7 @@ from knot_server.http.openapi import (
     JOIN_TOKEN,
     KRL,
     METRICS,
+    ROTATION,
     SPACE,
     TAGS,
     USER,
@@ -71,6 +75,7 @@ from knot_server.refusals import CODES, Refusals
 from knot_server.services import Services
 from knot_server.usecases.audit import Audit
 from knot_server.usecases.auditreading import read_audit
+from knot_server.usecases.rotation import What
 from knot_ssh import __version__
 from knot_ssh.errors import BadInput, KnotError, MethodNotAllowed, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
@@ -118,6 +123,7 @@ def make_app(services: Services) -> FastAPI:
     app.include_router(_spaces(services))
     app.include_router(_users(services))
     app.include_router(_certificates(services))
+    app.include_router(_rotations(services))
     app.include_router(_server(services, Metrics(services, refusals)))
     return app
 
@@ -281,7 +287,14 @@ def _certificates(services: Services) -> APIRouter:
         """The public keys of both CAs, where the hub is, and its own host key."""
         authority = services.authority
         return CaInfo(
-            user_ca=authority.user_ca, host_ca=authority.host_ca, hub=services.hub_address, hub_key=services.hub.host_key
+            user_ca=authority.user_ca,
+            host_ca=authority.host_ca,
+            hub=services.hub_address,
+            hub_key=services.hub.host_key,
+            user_cas=authority.users.keys.lines,
+            host_cas=authority.hosts.keys.lines,
+            hub_keys=services.hub.host_keys,
+            endorsement=authority.endorsement,
         )
 
     @routes.get("/api/krl", summary="Read what is revoked", response_class=Response, responses=binary(KRL, 401))
@@ -300,6 +313,28 @@ def _certificates(services: Services) -> APIRouter:
         """A short-lived client certificate for your own key, with a principal for every zone you have spaces in."""
         issued, principals = await services.enrolment.certify_person(actor, body.public_key, body.lifetime)
         return PersonCertificate(certificate=issued.line, principals=principals, expires_at=moment(issued.expires_at))
+
+    return routes
+
+
+def _rotations(services: Services) -> APIRouter:
+    caller = _caller(services)
+    routes = APIRouter(tags=["rotations"])
+
+    @routes.get("/api/rotations", summary="List rotations", responses=answers({"rotations": [ROTATION]}, 401, 403))
+    async def list_rotations(actor: Actor = caller) -> RotationList:
+        """How each key of the server stands, and who would be left behind by the step that is due. For administrators."""
+        return RotationList(rotations=[RotationInfo.of(standing) for standing in await services.rotations.listing(actor)])
+
+    @routes.post(
+        "/api/rotations/{what}",
+        summary="Rotate a key",
+        responses=answers(ROTATION, 400, 401, 403, 409),
+        openapi_extra=body({"step": "prepare", "force": False}),
+    )
+    async def rotate(what: What, body: RotationOrder, actor: Actor = caller) -> RotationInfo:
+        """Take the step that is due. Refused while somebody would be left behind, unless forced. For administrators."""
+        return RotationInfo.of(await services.rotations.take(actor, what, body.step, force=body.force))
 
     return routes
 

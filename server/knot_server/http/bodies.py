@@ -8,9 +8,11 @@ from typing import Any, Literal
 from fastapi import Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
+from knot_keys.keyring import Phase, Step
 from knot_server.store.schema import Space, User
 from knot_server.usecases.audit import Event
 from knot_server.usecases.auditreading import Page, Wanted
+from knot_server.usecases.rotation import Standing, What
 from knot_ssh.errors import codes
 from knot_ssh.names import Owner, SpaceName, Zone
 from knot_ssh.wire import Message, SpaceReference
@@ -121,6 +123,52 @@ class CaInfo(BaseModel):
     host_ca: str = Field(description="Signs hosts (OpenSSH public key line).")
     hub: str = Field(description="host:port of the hub.")
     hub_key: str = Field(description="The hub's public host key, for clients that pin it.")
+    user_cas: list[str] = Field(description="All that are to be trusted, the one that signs first.")
+    host_cas: list[str] = Field(description="The same for hosts.")
+    hub_keys: list[str] = Field(description="The key that the hub shows, and the one it has shown or is going to show.")
+    endorsement: str | None = Field(
+        description="While there are two host CAs: the older one's signature over the newer, for who has pinned the older."
+    )
+
+
+class RotationOrder(Message):
+    step: Step
+    force: StrictBool = Field(default=False, description="Though somebody is left behind.")
+
+
+class DependentsInfo(BaseModel):
+    kind: Literal["spaces", "certificates", "tokens", "people"]
+    text: str = Field(description="What there is to say of them, after their number.")
+    count: int
+    names: list[str] = Field(description="The first few.")
+
+
+class RotationInfo(BaseModel):
+    what: What
+    phase: Phase
+    since: datetime | None = Field(description="When the phase began; null for a key that is not being rotated.")
+    active: str = Field(description="Fingerprint of the key in use.")
+    next: str | None = Field(description="Of the one that is trusted already, and will be used.")
+    old: str | None = Field(description="Of the one that is trusted still, and was used before.")
+    due: Step = Field(description="The step that comes next.")
+    dependents: list[DependentsInfo] = Field(description="Who would be left behind by it.")
+
+    @classmethod
+    def of(cls, standing: Standing) -> RotationInfo:
+        return cls(
+            what=standing.what,
+            phase=standing.phase,
+            since=moment(int(standing.since)) if standing.since else None,
+            active=standing.active,
+            next=standing.next,
+            old=standing.old,
+            due=standing.due,
+            dependents=[DependentsInfo.model_validate(found, from_attributes=True) for found in standing.dependents],
+        )
+
+
+class RotationList(BaseModel):
+    rotations: list[RotationInfo]
 
 
 class CertificateOrder(Message):

@@ -66,6 +66,22 @@ CA = {
     "host_ca": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE2",
     "hub": "knot.example.com:2222",
     "hub_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE3",
+    "user_cas": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE1"],
+    "host_cas": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE2"],
+    "hub_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE3"],
+    "endorsement": None,
+}
+ROTATION = {
+    "what": "host-ca",
+    "phase": "prepared",
+    "since": "2026-11-20T09:30:00Z",
+    "active": "SHA256:1ExAmPlE0fAFiNgErPrInTaaaaaaaaaaaaaaaaaaaaaa",
+    "next": "SHA256:2ExAmPlE0fAFiNgErPrInTaaaaaaaaaaaaaaaaaaaaaa",
+    "old": None,
+    "due": "activate",
+    "dependents": [
+        {"kind": "spaces", "text": "spaces that do not know the new key yet", "count": 1, "names": ["alice/backend-api"]}
+    ],
 }
 CERTIFICATE = {
     "certificate": "ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tEXAMPLE",
@@ -93,6 +109,7 @@ TAGS = [
     {"name": "spaces", "description": "Named environments, each with an agent."},
     {"name": "users", "description": "Who owns spaces; administrators make and delete them."},
     {"name": "certificates", "description": "The certificate authorities, and certificates for people."},
+    {"name": "rotations", "description": "Changing the CAs and the hub's host key for others; for administrators."},
     {"name": "server", "description": "How the server itself is."},
 ]
 

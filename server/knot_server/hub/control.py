@@ -42,6 +42,7 @@ from knot_ssh.wire import (
     StopRequest,
     Target,
     TargetQuestion,
+    Trust,
     Welcome,
 )
 
@@ -94,6 +95,7 @@ class _Conversation:
             space.principal.owner, zone=space.principal.zone, space=space.space_id, space_name=space.name, address=address
         )
         self._sightings = Sightings(control.database, control.audit, space.space_id)
+        self._trusts = set(space.trusts.split())
         self._greeted = False
         self._welcomed = False
 
@@ -103,6 +105,7 @@ class _Conversation:
             "agent.certify": (CertificateRequest, self.certify),
             "agent.report": (AgentReport, self.report),
             "agent.audit": (AuditReport, self.witness),
+            "agent.trust": (Trust, self.trust),
             "target.locate": (TargetQuestion, self.locate),
             "port.forward": (ForwardCall, self.forward),
             "port.list": (OnSpace, self.list),
@@ -164,6 +167,12 @@ class _Conversation:
 
     async def witness(self, report: AuditReport) -> None:
         await self._sightings.take(replace(self._actor, space_name=self.agent.name), report)
+
+    async def trust(self, trust: Trust) -> None:
+        """Take down whom the agent trusts, where that is news."""
+        if set(trust.cas) != self._trusts:
+            await self._control.enrolment.trusts(self.agent.space_id, self._key, trust.cas)
+            self._trusts = set(trust.cas)
 
     async def locate(self, question: TargetQuestion) -> Target:
         target = await self._control.forwarding.target(self._actor, question.space)

@@ -9,6 +9,7 @@ anything else  a client certificate        `direct-tcpip` to endpoints of the sa
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,7 @@ from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCer
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import fingerprint
+from knot_keys.permission import outlives_its_ca
 from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
 from knot_server.refusals import Refusals
@@ -198,8 +200,9 @@ class HubDoorkeeper(Doorkeeper):
         """Judge a direct-tcpip channel; gives it, and what relays it."""
         if not isinstance(self._visitor, Caller):
             raise _prohibited("relaying takes a client certificate")
-        lobby = self._lobby
-        return lobby.relay.request(self.connection, self._visitor.client, lobby.revocations.current, dest_host, dest_port)
+        lobby, client = self._lobby, self._visitor.client
+        cas, revoked = lobby.authority.users.keys.names, lobby.revocations.current
+        return lobby.relay.request(self.connection, client, cas, revoked, dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> Any:
         """A request to be relayed to: a space may ask for its own name or id, and a few times for another by mistake."""
@@ -221,6 +224,13 @@ class HubDoorkeeper(Doorkeeper):
         if is_void:
             self.connection.close()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)  # one that reads nothing lingers
+
+    def leave_if_distrusted(self) -> None:
+        """End the connection of a caller whose certificate is by a CA that was retired."""
+        users, visitor = self._lobby.authority.users, self._visitor
+        if isinstance(visitor, Caller) and outlives_its_ca(visitor.client, users.keys.names, users.distrusted, time.time()):
+            self.connection.close()
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)
 
     async def _leave_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -260,7 +270,7 @@ class HubDoorkeeper(Doorkeeper):
         if isinstance(shown, asyncssh.SSHKey):
             return None
         try:
-            return check_client(shown, [self._lobby.authority.user_ca_key], self._lobby.revocations.current)
+            return check_client(shown, self._lobby.authority.user_cas, self._lobby.revocations.current)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
             self._refused("login", str(error), serial=str(serial_of(shown)), key=fingerprint(shown.key))

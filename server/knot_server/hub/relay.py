@@ -18,7 +18,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -120,14 +120,20 @@ class Relay:
             self._give_name(endpoint)
 
     def request(
-        self, caller: ServerConnection, client: ClientCertificate, revoked: RevocationList, host: str, port: int
+        self,
+        caller: ServerConnection,
+        client: ClientCertificate,
+        cas: Collection[str],
+        revoked: RevocationList,
+        host: str,
+        port: int,
     ) -> tuple[Channel, Passage]:
-        """Judge a caller's channel; gives it, and what opens it. Raises asyncssh.ChannelOpenError.
+        """Judge a caller's channel; gives it, and what opens it. `cas` as in `refuse_client`. Raises asyncssh.ChannelOpenError.
 
         The caller hears the same of a space that does not exist, is not theirs, or is not connected.
         """
         endpoint = self._find(client.identity.owner, host) if port == RELAY_PORT else None
-        refusal = NOT_REACHABLE if endpoint is None else refuse_client(client, endpoint.principal, revoked, time.time())
+        refusal = NOT_REACHABLE if endpoint is None else refuse_client(client, endpoint.principal, cas, revoked, time.time())
         if endpoint is None or refusal:
             key_id = client.identity.encode()[1]
             self._sparing.warning(log, "relay refused", reason=refusal, host=host[:255], port=port, key_id=key_id)

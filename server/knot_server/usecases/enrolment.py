@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 
 import asyncssh
 from sqlalchemy import CursorResult, func, select, update
@@ -21,7 +22,7 @@ from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
 from knot_server.usecases.audit import Audit, Event
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused, KnotError
-from knot_ssh.names import SpaceId, Zone
+from knot_ssh.names import Principal, SpaceId, SpaceName, Zone
 from knot_ssh.wire import CertificateRequest, Certificates, Membership
 
 SSHD_LIFETIME = 30 * 24 * 3600
@@ -118,6 +119,8 @@ class Enrolment:
                 old_key = before if replaced else None
                 await self._revocations.record(session, Certificate.space_id == space.id, old_key, reason)
             space.enrolled_key, space.agentless = now, agentless
+            if replaced:
+                space.trusts = ""
             if sshd is not None:
                 space.host_key = public_line(sshd)
             membership = self.membership(space)
@@ -213,16 +216,40 @@ class Enrolment:
             "join", reason, address, space_id=space_id, detail=detail, token=token_id, key=fingerprint(key), address=address
         )
 
+    async def trusts(self, space_id: SpaceId, key: asyncssh.SSHKey, cas: Iterable[str]) -> None:
+        """Whoever holds the space's enrolled key trusts these CAs by now (fingerprints); raises KeyRefused."""
+        known = sorted(self._authority.names & set(cas))
+        async with self._database.writing() as session:
+            space = await session.get(Space, str(space_id))
+            if space is None or space.enrolled_key != public_line(key):
+                raise KeyRefused
+            space.trusts = " ".join(known)
+
+    async def sshd_trust(self, space_id: SpaceId, key: asyncssh.SSHKey) -> tuple[list[str], list[str]]:
+        """The user CAs and the host CAs that a machine with an ordinary sshd is to trust, as OpenSSH lines.
+
+        From then on it counts as one that does. Raises KeyRefused.
+        """
+        space = await self.space(space_id)
+        if space is None or not space.agentless:
+            raise KeyRefused
+        await self.trusts(space_id, key, self._authority.names)
+        return self._authority.users.keys.lines, self._authority.hosts.keys.lines
+
     def membership(self, space: Space) -> Membership:
         """What an agent of this space is told that it is."""
-        principal = space.principal
+        return self.member(space.space_id, space.space_name, space.principal)
+
+    def member(self, space_id: SpaceId, name: SpaceName, principal: Principal) -> Membership:
+        """The same of a space that is known by other means."""
         return Membership(
-            space_id=space.space_id,
-            space=space.space_name,
+            space_id=space_id,
+            space=name,
             owner=principal.owner,
             zone=principal.zone,
-            user_ca=self._authority.user_ca,
-            host_ca=self._authority.host_ca,
+            user_cas=self._authority.users.keys.lines,
+            host_cas=self._authority.hosts.keys.lines,
+            distrusted=self._authority.distrusted,
         )
 
     def _record(self, session: AsyncSession, issued: Issued, actor: Actor, kind: str, space: Space | None = None) -> None:
@@ -236,6 +263,8 @@ class Enrolment:
                 owner=str(actor.owner),
                 space_id=space_id,
                 expires_at=issued.expires_at,
+                ca=issued.ca,
+                issued_at=issued.issued_at,
             )
         )
         self._audit.record(

@@ -39,7 +39,7 @@ class Revocations:
         self._lifetime = lifetime
         self.current = RevocationList()
         self._refreshing = asyncio.Lock()  # an older reading must not overtake a newer one
-        self._krl: tuple[RevocationList, bytes] | None = None
+        self._krl: tuple[RevocationList, frozenset[str], bytes] | None = None
         self._making = asyncio.Lock()
         self.on_change: list[Callable[[], None]] = []
 
@@ -83,10 +83,10 @@ class Revocations:
     async def krl(self) -> bytes:
         """The list as OpenSSH reads it, made when it is first asked for; raises KrlUnavailable."""
         async with self._making:
-            if self._krl is None or self._krl[0] is not self.current:
-                current = self.current
-                self._krl = current, await make_krl(current, self._authority.ca_keys)
-            return self._krl[1]
+            current, cas = self.current, self._authority.names
+            if self._krl is None or self._krl[0] is not current or self._krl[1] != cas:
+                self._krl = current, cas, await make_krl(current, self._authority.ca_keys)
+            return self._krl[2]
 
     def message(self) -> Revoked:
         return Revoked(serials=sorted(self.current.serials), keys=sorted(self.current.keys))

@@ -97,7 +97,7 @@ class Spaces:
         await session.flush()
 
     def _add_token(self, session: AsyncSession, actor: Actor, space: Space, *, reusable: bool) -> str:
-        token = JoinTokenText.new(self._authority.host_ca_key)
+        token = JoinTokenText.new(*self._authority.host_cas)
         lifetime, uses = (REUSABLE_LIFETIME, REUSABLE_USES) if reusable else (TOKEN_LIFETIME, 1)
         session.add(
             JoinToken(
@@ -106,6 +106,7 @@ class Spaces:
                 space_id=space.id,
                 uses_left=uses,
                 expires_at=_now() + lifetime,
+                host_cas=" ".join(sorted(self._authority.hosts.keys.names)),
             )
         )
         self._audit.record(
