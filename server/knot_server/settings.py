@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from knot_ssh.addresses import is_server_url
+from knot_ssh.dataplane.limits import Limits
 from knot_ssh.errors import BadInput
 from knot_ssh.wire import HostPort, complaint
 from knot_ssh.yamlfile import load_yaml
@@ -51,6 +52,14 @@ class ServerSettings(BaseModel):
         le=16 * 1024 * MIB,
         description="Bytes that the hub may hold for all who are relayed and read slowly.",
     )
+    ca_passphrase_file: Path | None = Field(
+        default=None, description="File with the passphrase of the CA keys, where they have one."
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the data path."""
+        return Limits(in_flight=self.max_held)
 
 
 def settings_options(command: Command) -> Command:
