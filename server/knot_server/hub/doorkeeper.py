@@ -22,6 +22,7 @@ from knot_keys.authority import Authority
 from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
+from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
 from knot_server.refusals import Refusals
@@ -104,6 +105,7 @@ class Lobby:
     """What each kind of visitor is offered, by name."""
     keepers: set[HubDoorkeeper] = field(default_factory=set)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
+    turnstile: Turnstile = field(default_factory=Turnstile)
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
 
@@ -112,7 +114,7 @@ class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby.room, lobby.tasks)
+        super().__init__(lobby.room, lobby.turnstile, lobby.tasks)
         self._lobby = lobby
         self._login = ""
         self._served = False
