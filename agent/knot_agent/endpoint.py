@@ -19,6 +19,7 @@ from knot_agent.witness import Witness
 from knot_keys.certificates import UNKNOWN_CA, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
 from knot_keys.permission import outlives_its_ca, refuse_client
+from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
@@ -46,6 +47,7 @@ class Rules:
     channels: Channels = field(default_factory=Channels)
     tally: Tally = field(default_factory=Tally)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
+    turnstile: Turnstile = field(default_factory=Turnstile)
     tasks: Tasks = field(default_factory=Tasks)
     witness: Witness = field(default_factory=Witness)
 
@@ -146,7 +148,7 @@ class EndpointDoorkeeper(Doorkeeper):
     """One for each connection to the endpoint. The login name is not looked at: the certificate decides."""
 
     def __init__(self, rules: Rules) -> None:
-        super().__init__(rules.room, rules.tasks)
+        super().__init__(rules.room, rules.turnstile, rules.tasks)
         self._rules = rules
         self.client: ClientCertificate | None = None
         self._sparing = Sparing()

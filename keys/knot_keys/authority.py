@@ -12,13 +12,13 @@ import asyncssh
 
 from knot_keys.certificates import Issued, issue_client, issue_host
 from knot_keys.identity import HostIdentity, HubIdentity, Identity
-from knot_keys.keyfiles import public_line
+from knot_keys.keyfiles import HOST_CA_FILE, USER_CA_FILE, public_line
 from knot_keys.keyring import KeyRing
+from knot_keys.passphrase import Passphrase
 from knot_keys.possession import for_successor, prove
 from knot_ssh.errors import KnotError
 
-USER_CA_FILE = "user_ca"
-HOST_CA_FILE = "host_ca"
+__all__ = ["HOST_CA_FILE", "USER_CA_FILE", "Authority"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,20 @@ class Authority:
     hosts: KeyRing
 
     @classmethod
-    def create(cls, folder: Path) -> Authority:
+    def create(cls, folder: Path, passphrase: Passphrase | None = None) -> Authority:
         """Make both CAs; raises KnotError where one exists already."""
         try:
             return cls(
-                KeyRing.create(folder, USER_CA_FILE, "knot user CA"), KeyRing.create(folder, HOST_CA_FILE, "knot host CA")
+                KeyRing.create(folder, USER_CA_FILE, "knot user CA", passphrase),
+                KeyRing.create(folder, HOST_CA_FILE, "knot host CA", passphrase),
             )
         except FileExistsError as error:
             raise KnotError(f"{error.filename} exists already; a CA is never made anew over an old one") from None
 
     @classmethod
-    def load(cls, folder: Path) -> Authority:
-        """Read both CAs; raises KnotError or LooseFile with the file's name."""
-        return cls(KeyRing.load(folder, USER_CA_FILE), KeyRing.load(folder, HOST_CA_FILE))
+    def load(cls, folder: Path, passphrase: Passphrase | None = None) -> Authority:
+        """Read both CAs; raises KnotError, LooseFile or PassphraseRefused with the file's name."""
+        return cls(KeyRing.load(folder, USER_CA_FILE, passphrase), KeyRing.load(folder, HOST_CA_FILE, passphrase))
 
     @property
     def user_ca(self) -> str:

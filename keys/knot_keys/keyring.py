@@ -22,7 +22,9 @@ from pathlib import Path
 
 import asyncssh
 
-from knot_keys.keyfiles import create_key, fingerprint, load_key, public_line
+from knot_keys.keyfiles import create_key, fingerprint, public_line
+from knot_keys.passphrase import Passphrase
+from knot_keys.recoding import load_ca
 from knot_ssh.errors import Conflict, KnotError
 from knot_ssh.files import replace_file
 
@@ -95,11 +97,12 @@ class Keys:
 class KeyRing:
     """One ring in its folder. `keys` is what the files hold, `distrusted` names keys that were retired by force."""
 
-    def __init__(self, folder: Path, name: str, keys: Keys) -> None:
+    def __init__(self, folder: Path, name: str, keys: Keys, passphrase: Passphrase | None = None) -> None:
         self.name = name
         self.keys = keys
         self.distrusted: list[str] = []
         self._path = folder / name
+        self._passphrase = passphrase
         self._steps: dict[Step, Callable[[bool], Keys]] = {
             Step.PREPARE: self._prepare,
             Step.ACTIVATE: self._activate,
@@ -107,16 +110,17 @@ class KeyRing:
         }
 
     @classmethod
-    def create(cls, folder: Path, name: str, comment: str) -> KeyRing:
+    def create(cls, folder: Path, name: str, comment: str, passphrase: Passphrase | None = None) -> KeyRing:
         """A ring with a first key; raises FileExistsError where there is one."""
-        return cls(folder, name, Keys(create_key(folder / name, comment)))
+        return cls(folder, name, Keys(create_key(folder / name, comment, passphrase)), passphrase)
 
     @classmethod
-    def load(cls, folder: Path, name: str) -> KeyRing:
-        """Read a ring, and clear up after a step that was cut short; raises KnotError or LooseFile with the file's name."""
+    def load(cls, folder: Path, name: str, passphrase: Passphrase | None = None) -> KeyRing:
+        """Read a ring, and clear up after a step that was cut short; raises KnotError, LooseFile or
+        PassphraseRefused with the file's name."""
         path = folder / name
-        following, old = (_load_if_there(path.with_name(path.name + suffix)) for suffix in (NEXT, OLD))
-        ring = cls(folder, name, Keys(load_key(path), following, old))
+        following, old = (_load_if_there(path.with_name(path.name + suffix), passphrase) for suffix in (NEXT, OLD))
+        ring = cls(folder, name, Keys(load_ca(path, passphrase), following, old), passphrase)
         ring._clear_up()
         return ring
 
@@ -145,7 +149,7 @@ class KeyRing:
 
     def _prepare(self, _distrust: bool) -> Keys:
         comment = str(self.keys.active.get_comment() or self.name)
-        return Keys(self.keys.active, next=create_key(self._beside(NEXT), comment))
+        return Keys(self.keys.active, next=create_key(self._beside(NEXT), comment, self._passphrase))
 
     def _activate(self, _distrust: bool) -> Keys:
         following, active = self.keys.next, self.keys.active
@@ -197,5 +201,5 @@ class KeyRing:
         return self._path.with_name(self._path.name + suffix)
 
 
-def _load_if_there(path: Path) -> asyncssh.SSHKey | None:
-    return load_key(path) if path.exists() else None
+def _load_if_there(path: Path, passphrase: Passphrase | None) -> asyncssh.SSHKey | None:
+    return load_ca(path, passphrase) if path.exists() else None

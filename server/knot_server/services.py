@@ -7,6 +7,7 @@ from pathlib import Path
 
 from knot_keys.authority import Authority
 from knot_keys.keyring import KeyRing
+from knot_keys.passphrase import Passphrase
 from knot_server.hub.control import Control
 from knot_server.hub.listener import Hub
 from knot_server.roster import Roster
@@ -51,10 +52,12 @@ class Services:
     """host:port as others see the hub; known once it listens."""
 
     @classmethod
-    async def open(cls, plane: DataPlane, folder: Path, settings: ServerSettings) -> Services:
+    async def open(
+        cls, plane: DataPlane, folder: Path, settings: ServerSettings, passphrase: Passphrase | None = None
+    ) -> Services:
         """Read CAs, keys and store from the server's data folder; raises KnotError for what is missing or loose."""
         lifetime = settings.certificate_lifetime
-        authority = Authority.load(folder)
+        authority = Authority.load(folder, passphrase)
         hub_key = KeyRing.load(folder, HUB_KEY_FILE)
         database = await Database.open(folder)
         await drop_old_tokens(database)

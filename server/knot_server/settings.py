@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 
 from knot_ssh.addresses import is_server_url
+from knot_ssh.dataplane.limits import Limits
 from knot_ssh.errors import BadInput
 from knot_ssh.wire import HostPort, complaint
 from knot_ssh.yamlfile import load_yaml
@@ -58,6 +59,14 @@ class ServerSettings(BaseModel):
         le=1_000_000_000,
         description="Records that the audit record holds at most, some 400 bytes each.",
     )
+    ca_passphrase_file: Path | None = Field(
+        default=None, description="File with the passphrase of the CA keys, where they have one."
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the data path."""
+        return Limits(in_flight=self.max_held)
 
 
 def settings_options(command: Command) -> Command:

@@ -25,6 +25,7 @@ from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import fingerprint
 from knot_keys.permission import outlives_its_ca
+from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
 from knot_server.refusals import Refusals
@@ -111,6 +112,7 @@ class Lobby:
     """What each kind of visitor is offered, by name."""
     keepers: set[HubDoorkeeper] = field(default_factory=set)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
+    turnstile: Turnstile = field(default_factory=Turnstile)
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
     audit: Audit | None = None
@@ -120,7 +122,7 @@ class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby.room, lobby.tasks)
+        super().__init__(lobby.room, lobby.turnstile, lobby.tasks)
         self._lobby = lobby
         self._login = ""
         self._served = False
