@@ -15,3 +15,5 @@ class Actor:
     admin: bool = False
     zone: Zone | None = None
     space: SpaceId | None = None
+    token: str | None = None
+    """The public id of the API token."""

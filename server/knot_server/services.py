@@ -19,6 +19,7 @@ from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.revoking import Revoking
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
 from knot_server.usecases.users import Users
 from knot_ssh.dataplane.plane import DataPlane
@@ -38,6 +39,7 @@ class Services:
     users: Users
     enrolment: Enrolment
     revocations: Revocations
+    revoking: Revoking
     forwarding: Forwarding
     last_seen: LastSeen
     renaming: Renaming
@@ -74,6 +76,7 @@ class Services:
             users=Users(database, spaces, audit),
             enrolment=enrolment,
             revocations=revocations,
+            revoking=Revoking(database, revocations, audit),
             forwarding=forwarding,
             last_seen=last_seen,
             renaming=renaming,

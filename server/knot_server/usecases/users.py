@@ -14,6 +14,7 @@ from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import ApiToken, Certificate, User
 from knot_server.usecases.audit import Audit
+from knot_server.usecases.lookup import check_current
 from knot_server.usecases.spaces import Spaces
 from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
@@ -66,12 +67,13 @@ class Users:
             row = await session.get(ApiToken, token_id)
             if not token.startswith(TOKEN_PREFIX) or row is None or not matches(secret, row.secret_hash):
                 raise _refused()
-            return Actor(Owner(row.user.name), admin=row.user.admin)
+            return Actor(Owner(row.user.name), admin=row.user.admin, token=row.id)
 
     async def create(self, actor: Actor, name: Owner, *, admin: bool = False) -> NewUser:
         """Make a user; raises Forbidden or NameTaken."""
         _administrators_only(actor)
         async with self._database.writing() as session:
+            await check_current(session, actor)
             return await add_user(session, name, admin=admin)
 
     async def listing(self, actor: Actor) -> list[User]:
