@@ -7,6 +7,7 @@ from knot_keys.revocation import RevocationList
 from knot_ssh.names import Principal
 
 OTHER_PRINCIPAL, REVOKED, EXPIRED = "other owner or zone", "revoked", "certificate expired"
+OUTDATED = "revocations too old"
 PERMISSION_REASONS = (OTHER_PRINCIPAL, REVOKED, EXPIRED)
 
 
@@ -19,3 +20,10 @@ def refuse_client(client: ClientCertificate, wanted: Principal, revoked: Revocat
     if now >= client.expires_at:
         return EXPIRED
     return None
+
+
+def must_end(client: ClientCertificate, wanted: Principal, revoked: RevocationList) -> str | None:
+    """The reason why what this client has opened may not go on; None when it may, also past the certificate's end."""
+    if wanted not in client.identity.principals:
+        return OTHER_PRINCIPAL
+    return REVOKED if revoked.covers(client.serial, client.fingerprint) else None

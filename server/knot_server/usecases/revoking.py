@@ -42,6 +42,9 @@ from knot_ssh.names import Owner, SpaceId
 FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 """As `ssh-keygen -l` prints it: base64 of 32 bytes, without padding."""
 
+SERIAL_MAX = 2**63 - 1
+"""No certificate of ours has a larger one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Voided:
@@ -77,12 +80,14 @@ class Revoking:
     async def certificate(self, actor: Actor, serial: int, reason: str, *, user: Owner | None = None) -> Voided:
         """One certificate, of an agent, a host or a person; raises Forbidden, or NotFound unless it is good and theirs."""
         owner = _owner(actor, user)
+        if serial > SERIAL_MAX:
+            raise _no_certificate(actor, owner, serial)
         async with self._database.writing() as session:
             await check_current(session, actor)
             which = (Certificate.serial == serial) & (Certificate.owner == str(owner))
             voided = Voided(await self._revocations.record(session, which, None, reason, owner=owner))
             if not voided.certificates:
-                raise NotFound(f"there is no certificate of serial {serial} that is good and {_whose(actor, owner)}")
+                raise _no_certificate(actor, owner, serial)
             self._note(session, actor, owner, "certificate", str(serial), reason, voided)
         return await self._published(voided, [], reason)
 
@@ -227,6 +232,10 @@ def _owner(actor: Actor, user: Owner | None) -> Owner:
     if user is not None and user != actor.owner and not actor.admin:
         raise Forbidden
     return user or actor.owner
+
+
+def _no_certificate(actor: Actor, owner: Owner, serial: int) -> NotFound:
+    return NotFound(f"there is no certificate of serial {serial} that is good and {_whose(actor, owner)}")
 
 
 def _whose(actor: Actor, owner: Owner) -> str:
