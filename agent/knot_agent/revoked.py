@@ -64,7 +64,7 @@ class Freshness:
 
     def left(self, now: float) -> float:
         """Seconds until it is too old, if the hub is not heard before; 0 when it is."""
-        return max(0.0, self.limit - self.age(now))
+        return self.limit if math.isinf(self.limit) else max(0.0, self.limit - self.age(now))
 
 
 class RevokedView:
