@@ -137,7 +137,7 @@ class JoinRefused(KnotError):
 
 
 class KeyRefused(KnotError):
-    """The hub no longer accepts this space's key: the space was deleted, or has joined again from elsewhere.
+    """The hub no longer accepts this space's key: the space was deleted or revoked, or has joined again from elsewhere.
     To take its place make a new token with `knot space token NAME`."""
 
     code = "key_refused"

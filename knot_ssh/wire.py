@@ -368,10 +368,11 @@ class Hello(Message):
 
 
 class Revoked(Message):
-    """The whole list of what is void: certificates by serial, enrolled keys by SHA256 fingerprint."""
+    """What is void: certificates by serial, enrolled keys by SHA256 fingerprint."""
 
     serials: list[int]
     keys: list[str]
+    whole: StrictBool = Field(default=True, description="This is all; else it adds to what was said before.")
 
 
 class Welcome(Message):

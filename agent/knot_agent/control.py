@@ -74,6 +74,11 @@ class ControlLink:
         self._farewell = ""
         self._renewal_due = asyncio.Event()
         self._renewed = asyncio.Event()
+        self.on_revoked: Callable[[Revoked], None] = lambda revoked: credentials.revoke(revocation_list(revoked))
+        """Takes what the welcome says is void."""
+        self.on_alive: Callable[[bool, float], None] = lambda is_alive, quiet: None
+        """Called when the hub has welcomed us, can be heard no more, or again: whether, and seconds since it was heard."""
+        credentials.on_revocations.append(self._replace_void)
 
     @property
     def connected(self) -> bool:
@@ -170,7 +175,9 @@ class ControlLink:
             self.spread = welcome.spread
             if not relayed and not await self._register(connection):  # our name may have changed
                 log.warning("not reachable by relay", reason="the hub refused")
-            self._credentials.revoke(revocation_list(welcome.revoked))
+            self.on_revoked(welcome.revoked)
+            self.on_alive(True, 0)
+            connection.watch_silence(lambda silent: self.on_alive(not silent, connection.quiet))
             self._peer = peer
             log.info("hub connected", hub=str(self._hub), space=welcome.membership.space)
             if not self._credentials.certified:
@@ -180,7 +187,13 @@ class ControlLink:
             await self._on_welcome(welcome)
             await talking
         finally:
+            self.on_alive(False, connection.quiet)
             await tasks.cancel()
+
+    def _replace_void(self) -> None:
+        """Have other certificates made when ours are revoked, if the key is still believed."""
+        if self._credentials.is_void:
+            self._renewal_due.set()
 
     async def _register(self, connection: ClientConnection) -> bool:
         """Ask the hub to pass connections for our endpoint on to us; before hello, since others hear of us then."""
@@ -205,7 +218,7 @@ class ControlLink:
 
     async def _renew_in_time(self, peer: Peer) -> None:
         wait = self._credentials.renewal_wait(time.time())
-        if not self._credentials.is_named:  # the space was renamed while we were away
+        if not self._credentials.is_named or self._credentials.is_void:  # the space was renamed or revoked while we were away
             wait = 0.0
         elif not self._credentials.is_signed:
             wait = min(wait, random.uniform(0, self.spread))

@@ -26,7 +26,8 @@ RENEW_JITTER = 0.1
 
 @dataclass(slots=True)
 class Credentials:
-    """The agent's identity. Listeners hear of new certificates, and of a new list of what is revoked."""
+    """The agent's identity. Listeners hear of new certificates, of a new list of what is revoked or another owner or zone, and
+    when that list has become too old."""
 
     membership: Membership
     identity: Credential
@@ -35,6 +36,9 @@ class Credentials:
     on_certificates: list[Callable[[], None]] = field(default_factory=list)
     on_revocations: list[Callable[[], None]] = field(default_factory=list)
     on_trust: list[Callable[[], None]] = field(default_factory=list)
+    on_outdated: list[Callable[[], None]] = field(default_factory=list)
+    is_current: Callable[[], bool] = lambda: True
+    """Whether what we know of revocations is recent enough to let anybody in by it."""
 
     @property
     def principal(self) -> Principal:
@@ -79,7 +83,13 @@ class Credentials:
     @property
     def certified(self) -> bool:
         """Whether both certificates are there and good."""
-        return self.seconds_left() > 0
+        return self.seconds_left() > 0 and not self.is_void
+
+    @property
+    def is_void(self) -> bool:
+        """Whether one of our own certificates is revoked; we may have others made."""
+        certificates = [self.identity.certificate, self.host.certificate]
+        return any(cert is not None and self.revoked.covers_certificate(cert) for cert in certificates)
 
     def seconds_left(self, now: float | None = None) -> float:
         """Until the first of the two certificates ends; 0 without them."""
@@ -116,6 +126,11 @@ class Credentials:
             self.revoked = revoked
             for listener in self.on_revocations:
                 listener()
+
+    def outdated(self) -> None:
+        """The list is too old to let anybody in by it."""
+        for listener in self.on_outdated:
+            listener()
 
 
 def _trusted(membership: Membership) -> tuple[list[str], list[str], list[str]]:

@@ -18,7 +18,7 @@ from knot_agent.relaying import Inlet
 from knot_agent.witness import Witness
 from knot_keys.certificates import UNKNOWN_CA, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
-from knot_keys.permission import outlives_its_ca, refuse_client
+from knot_keys.permission import OUTDATED, must_end, outlives_its_ca, refuse_client
 from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.dataplane.channel import Channel
@@ -92,6 +92,7 @@ class Endpoint:
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
         credentials.on_trust.append(self._cut_distrusted)
+        credentials.on_outdated.append(self._cut_all)
 
     def take_relayed(self, hub: ClientConnection) -> tuple[Channel, Inlet]:
         """The hub wants to pass a connection on to us; raises asyncssh.ChannelOpenError."""
@@ -127,12 +128,21 @@ class Endpoint:
         self._options.update(server_host_keys=[(host.key, host.certificate)])
 
     def _cut_revoked(self) -> None:
-        revoked = self._rules.credentials.revoked
+        credentials = self._rules.credentials
         for keeper in list(self._rules.connected):
-            client = keeper.client
-            if client and revoked.covers(client.serial, client.fingerprint):
-                log.warning("connection cut", reason="revoked", key_id=client.identity.encode()[1], serial=client.serial)
-                self._rules.tasks.start(close(keeper.connection))
+            if keeper.client and (reason := must_end(keeper.client, credentials.principal, credentials.revoked)):
+                self._cut(keeper, reason)
+
+    def _cut_all(self) -> None:
+        """Nobody knows who of them is revoked by now."""
+        for keeper in list(self._rules.connected):
+            self._cut(keeper, OUTDATED)
+
+    def _cut(self, keeper: EndpointDoorkeeper, reason: str) -> None:
+        client = keeper.client
+        if client:
+            log.warning("connection cut", reason=reason, key_id=client.identity.encode()[1], serial=client.serial)
+        self._rules.tasks.start(close(keeper.connection))
 
     def _cut_distrusted(self) -> None:
         """A CA was retired: end what its certificates have opened, but for what may outlive a certificate anyway."""
@@ -193,6 +203,8 @@ class EndpointDoorkeeper(Doorkeeper):
 
     def _refusal_of(self, client: ClientCertificate) -> str | None:
         own = self._rules.credentials
+        if not own.is_current():
+            return OUTDATED
         return refuse_client(client, own.principal, own.user_ca_names, own.revoked, time.time())
 
     def _judged(self, shown: Shown) -> ClientCertificate | None:
@@ -201,6 +213,8 @@ class EndpointDoorkeeper(Doorkeeper):
         try:
             if isinstance(shown, asyncssh.SSHKey):
                 raise CertificateRefused("a plain key")
+            if not credentials.is_current():
+                raise CertificateRefused(OUTDATED)
             client = check_client(shown, credentials.user_cas, credentials.revoked)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)

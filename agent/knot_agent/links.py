@@ -125,6 +125,11 @@ class Link:
         self._stop_attempt()
         self._tell(Event.RENEWED)
 
+    def cut(self) -> None:
+        """End every connection."""
+        for connection in list(self._connections):
+            connection.abort()
+
     def cut_revoked(self) -> None:
         """End connections to a host whose certificate is void now."""
         for connection in list(self._connections):
@@ -146,6 +151,9 @@ class Link:
     def carry(self, channel: Channel, port: Port) -> bool:
         """Ask the target for a channel to this port, if the link is up; gives whether it is."""
         state = self.state
+        if not self._credentials.is_current():
+            self.cut()
+            return False
         if isinstance(state, Up) and not state.connection.lost:
             channel.ask(state.connection, LOCALHOST, int(port))
             return True
@@ -312,6 +320,8 @@ class Link:
         """The first path that works; raises Unavailable, or NotFound when the target was deleted."""
         if not self._credentials.certified:
             raise Unavailable("this space has no valid certificate; is the server reachable?")
+        if not self._credentials.is_current():
+            raise Unavailable("this space does not know what was revoked lately, and is strict; is the server reachable?")
         known = self.target.addresses
         ways = self._direct_ways(known)
         if not direct_alone:
@@ -407,6 +417,7 @@ class Links:
         credentials.on_certificates.append(self._renew)
         credentials.on_revocations.append(self._cut_revoked)
         credentials.on_trust.append(self._trust_anew)
+        credentials.on_outdated.append(self._cut_all)
 
     def hold(self, target: Target) -> Link:
         """The link to this target; `release` it when done."""
@@ -474,6 +485,10 @@ class Links:
     def _renew(self) -> None:
         for link in self._links.values():
             link.renew()
+
+    def _cut_all(self) -> None:
+        for link in self._all():
+            link.cut()
 
     def _cut_revoked(self) -> None:
         for link in self._all():

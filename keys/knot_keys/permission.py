@@ -9,6 +9,7 @@ from knot_keys.revocation import RevocationList
 from knot_ssh.names import Principal
 
 OTHER_PRINCIPAL, REVOKED, EXPIRED = "other owner or zone", "revoked", "certificate expired"
+OUTDATED = "revocations too old"
 PERMISSION_REASONS = (OTHER_PRINCIPAL, UNKNOWN_CA, REVOKED, EXPIRED)
 
 
@@ -34,3 +35,10 @@ def outlives_its_ca(client: ClientCertificate, cas: Collection[str], distrusted:
     What was open when the certificate ran out may go on, as it does without a rotation, unless the CA was given up by force.
     """
     return client.ca in distrusted or (client.ca not in cas and now < client.expires_at)
+
+
+def must_end(client: ClientCertificate, wanted: Principal, revoked: RevocationList) -> str | None:
+    """The reason why what this client has opened may not go on; None when it may, also past the certificate's end."""
+    if wanted not in client.identity.principals:
+        return OTHER_PRINCIPAL
+    return REVOKED if revoked.covers(client.serial, client.fingerprint) else None

@@ -21,6 +21,7 @@ from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.revoking import Revoking
 from knot_server.usecases.rotation import Rotations
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
 from knot_server.usecases.users import Users
@@ -42,6 +43,7 @@ class Services:
     users: Users
     enrolment: Enrolment
     revocations: Revocations
+    revoking: Revoking
     forwarding: Forwarding
     last_seen: LastSeen
     renaming: Renaming
@@ -85,6 +87,7 @@ class Services:
             users=Users(database, spaces, audit),
             enrolment=enrolment,
             revocations=revocations,
+            revoking=Revoking(database, revocations, audit),
             forwarding=forwarding,
             last_seen=last_seen,
             renaming=renaming,

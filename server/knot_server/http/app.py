@@ -71,6 +71,7 @@ from knot_server.http.openapi import (
     plain,
 )
 from knot_server.http.problems import problem
+from knot_server.http.revocations import revocation_routes
 from knot_server.refusals import CODES, Refusals
 from knot_server.services import Services
 from knot_server.usecases.audit import Audit
@@ -124,6 +125,7 @@ def make_app(services: Services) -> FastAPI:
     app.include_router(_users(services))
     app.include_router(_certificates(services))
     app.include_router(_rotations(services))
+    app.include_router(revocation_routes(services, _caller(services)))
     app.include_router(_server(services, Metrics(services, refusals)))
     return app
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt
 
 from knot_keys.keyring import Phase, Step
 from knot_server.store.schema import Space, User
 from knot_server.usecases.audit import Event
 from knot_server.usecases.auditreading import Page, Wanted
+from knot_server.usecases.revoking import Entry
 from knot_server.usecases.rotation import Standing, What
 from knot_ssh.errors import codes
 from knot_ssh.names import Owner, SpaceName, Zone
 from knot_ssh.wire import Message, SpaceReference
+from knot_ssh.words import printable
 
 PAGE_MAX = 1000
 """Records in one answer, some 400 KB."""
@@ -26,6 +28,12 @@ MAX_ID = 2**53
 def _query(text: str, example: object, *, default: Any = None, **limits: Any) -> Any:
     """A parameter of a query."""
     return Query(default=default, description=text, openapi_examples={"one": {"value": example}}, **limits)
+
+
+REASON_LIMIT = 200
+"""Characters of the reason for a revocation: a sentence."""
+SERIAL = r"^[0-9]{1,19}$"
+"""A certificate's serial, as text: it has 63 bits, and a number in JSON has 53 for many who read it."""
 
 
 class Problem(BaseModel):
@@ -221,6 +229,82 @@ class AuditPage(BaseModel):
     def of(cls, page: Page) -> AuditPage:
         entries = [record | {"at": datetime.fromtimestamp(record["at"] / 1000, UTC)} for record in page.records]
         return cls(records=[AuditEntry(**entry) for entry in entries], last=page.last)
+
+
+class _Revocation(Message):
+    reason: Annotated[str, AfterValidator(printable)] = Field(
+        default="", max_length=REASON_LIMIT, description="Why, for the list and the audit record."
+    )
+
+
+class _OfUser(_Revocation):
+    user: Owner | None = Field(default=None, description="Whose it is, if not one's own; for administrators.")
+
+
+class RevokeCertificate(_OfUser):
+    """One certificate: of an agent, a host or a person."""
+
+    kind: Literal["certificate"]
+    serial: str = Field(pattern=SERIAL, description="Its serial number, as text.", examples=["8143579713041237043"])
+
+
+class RevokeSpace(_OfUser):
+    """A space's enrolled key, its certificates and its unused join tokens; the space stays."""
+
+    kind: Literal["space"]
+    space: SpaceReference
+
+
+class RevokeUser(_Revocation):
+    """All that a user can show; they stay, with their spaces."""
+
+    kind: Literal["user"]
+    user: Owner
+
+
+class RevokeKey(_OfUser):
+    """A public key: every certificate for it, now and later, and a space whose enrolled key it is."""
+
+    kind: Literal["key"]
+    key: str = Field(max_length=4096, description="Its SHA256 fingerprint as `ssh-keygen -l` prints it, or its OpenSSH line.")
+
+
+class Revocation(RootModel[Annotated[RevokeCertificate | RevokeSpace | RevokeUser | RevokeKey, Field(discriminator="kind")]]):
+    """What is to be void from now on."""
+
+
+class VoidedBody(BaseModel):
+    """What has become void by it."""
+
+    certificates: int
+    keys: int = Field(description="Enrolled keys of spaces.")
+    join_tokens: int
+    api_tokens: int
+    agents_told: int = Field(description="Connected agents that have been told.")
+
+
+class RevocationInfo(BaseModel):
+    kind: Literal["certificate", "enrolled key", "key"] = Field(description="`key`: it is certified no more for its owner.")
+    what: str = Field(description="A certificate's serial, or a key's fingerprint.")
+    owner: str
+    key_id: str = Field(description="Whom a certificate was for.")
+    reason: str
+    until: datetime | None = Field(description="When what is void has run out by itself; null for what is void for good.")
+
+    @classmethod
+    def of(cls, entry: Entry) -> RevocationInfo:
+        return cls(
+            kind=entry.kind,
+            what=entry.what,
+            owner=entry.owner,
+            key_id=entry.key_id,
+            reason=entry.reason,
+            until=moment(entry.until) if entry.until else None,
+        )
+
+
+class RevocationInfos(BaseModel):
+    revocations: list[RevocationInfo]
 
 
 class Health(BaseModel):

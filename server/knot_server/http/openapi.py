@@ -95,6 +95,12 @@ AUDIT = {
     "local_port": 8080, "remote_port": 3000, "target": "backend-api", "target_id": "8c5d9d0e-36b1-4b3e-9d43-5c0c3a1b2f6e",
     "persistent": True,
 }  # fmt: skip
+VOIDED = {"certificates": 2, "keys": 1, "join_tokens": 0, "api_tokens": 0, "agents_told": 12}
+REVOCATION = {
+    "kind": "certificate", "what": "8143579713041237043", "owner": "alice",
+    "key_id": "agent/alice/eu/backend-api/3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "reason": "laptop lost",
+    "until": "2026-11-20T10:30:00Z",
+}  # fmt: skip
 KRL = "SSHKRL\n\u0000…"
 DONE = {"success": True}
 EXAMPLE_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKPpS1dRVw4rsMfwXFH9ML5HbUaP6vfiUDb7oZDIEp2I"
@@ -110,6 +116,7 @@ TAGS = [
     {"name": "users", "description": "Who owns spaces; administrators make and delete them."},
     {"name": "certificates", "description": "The certificate authorities, and certificates for people."},
     {"name": "rotations", "description": "Changing the CAs and the hub's host key for others; for administrators."},
+    {"name": "revocations", "description": "What is void before its time."},
     {"name": "server", "description": "How the server itself is."},
 ]
 

@@ -149,10 +149,13 @@ class _Conversation:
         await control.roster.tell_watchers(target)
         self._welcomed = True
         await control.roster.tell_when_grown()
+        *revoked, last = control.revocations.parts()
+        for part in revoked:
+            await agent.peer.notify("keys.listed", part)
         return Welcome(
             membership=control.enrolment.membership(space).model_copy(update={"space": target.name}),
             forwards=forwards,
-            revoked=control.revocations.message(),
+            revoked=last,
             names=names,
             spread=control.roster.spread,
         )

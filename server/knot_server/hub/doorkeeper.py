@@ -47,8 +47,8 @@ REGISTRATIONS_MAX = 3
 """Requests to be relayed to that one connection may make; one of them can succeed."""
 JOIN_SECONDS = 60.0
 """For all that somebody who joins has to do. A token that was used up still opens the door, but not to stay."""
-CLOSE_SECONDS = 5
-"""How long a revoked agent's connection may take to close in order."""
+FAREWELL_SECONDS = 1
+"""For an agent whose key is void to take in why, before its connection ends."""
 UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY = "unknown token", "token refused", "not the enrolled key"
 LOGIN_REASONS = (UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY, *CLIENT_REASONS)
 """Why logins fail: of agents that join, of those that have joined, and of who shows a certificate."""
@@ -214,25 +214,23 @@ class HubDoorkeeper(Doorkeeper):
         return self._register(self._visitor, listen_host, listen_port)
 
     def leave_if_revoked(self) -> None:
-        """End the connection of an agent or a caller whose key or certificate is void now."""
+        """End the connection of an agent or a caller whose key or certificate is void now, and all that is relayed over it.
+
+        An agent first hears why, if it listens.
+        """
         revoked = self._lobby.revocations.current
         match self._visitor:
-            case Member(key=key):
-                is_void = revoked.has_key(key)
-            case Caller(client=client):
-                is_void = revoked.covers(client.serial, client.fingerprint)
-            case _:
-                is_void = False
-        if is_void:
-            self.connection.close()
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)  # one that reads nothing lingers
+            case Member(key=key) if revoked.has_key(key):
+                wait = FAREWELL_SECONDS if self._served else 0
+                asyncio.get_running_loop().call_later(wait, self.connection.abort)
+            case Caller(client=client) if revoked.covers(client.serial, client.fingerprint):
+                self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, "the certificate was revoked")
 
     def leave_if_distrusted(self) -> None:
         """End the connection of a caller whose certificate is by a CA that was retired."""
         users, visitor = self._lobby.authority.users, self._visitor
         if isinstance(visitor, Caller) and outlives_its_ca(visitor.client, users.keys.names, users.distrusted, time.time()):
-            self.connection.close()
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)
+            self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, "the certificate's CA is trusted no more")
 
     async def _leave_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -117,6 +117,10 @@ class RevokedCertificate(Base):
     serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     reason: Mapped[str]
     expires_at: Mapped[int] = mapped_column(BigInteger)
+    owner: Mapped[str] = mapped_column(default="", server_default="")
+    key_id: Mapped[str] = mapped_column(default="", server_default="")
+    frees_name: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Its space was deleted: the name may be given out again at once."""
 
 
 class RevokedKey(Base):
@@ -127,6 +131,18 @@ class RevokedKey(Base):
     fingerprint: Mapped[str] = mapped_column(primary_key=True)
     reason: Mapped[str]
     expires_at: Mapped[int] = mapped_column(BigInteger)
+    owner: Mapped[str] = mapped_column(default="", server_default="")
+
+
+class BarredKey(Base):
+    """A key that is certified no more for this owner, for good. For one owner alone: public keys are public, and whoever has
+    seen one must not be able to make it void for others."""
+
+    __tablename__ = "barred_keys"
+
+    owner: Mapped[str] = mapped_column(ForeignKey("users.name", ondelete="CASCADE"), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
 
 
 class StoredForward(Base):

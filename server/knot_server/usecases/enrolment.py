@@ -20,6 +20,7 @@ from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
 from knot_server.usecases.audit import Audit, Event
+from knot_server.usecases.lookup import check_current, is_barred
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused, KnotError
 from knot_ssh.names import Principal, SpaceId, SpaceName, Zone
@@ -88,7 +89,7 @@ class Enrolment:
             retry = f"make a new one with `knot space {'sshd' if agentless else 'token'} {space.name}`"
             if token.expires_at <= time.time():
                 raise JoinRefused(f"that join token has expired; {retry}")
-            if self._revocations.current.has_key(key):
+            if self._revocations.current.has_key(key) or await is_barred(session, space.owner, shown):
                 raise JoinRefused(f"{_OLD_KEY[agentless]}, and {retry}")
             before, now = space.enrolled_key, public_line(key)
             if before == now and space.agentless != agentless:
@@ -117,7 +118,8 @@ class Enrolment:
             if replaced or host_replaced:
                 reason = f"space {space.name} joined again"
                 old_key = before if replaced else None
-                await self._revocations.record(session, Certificate.space_id == space.id, old_key, reason)
+                own = Certificate.space_id == space.id
+                await self._revocations.record(session, own, old_key, reason, owner=space.owner)
             space.enrolled_key, space.agentless = now, agentless
             if replaced:
                 space.trusts = ""
@@ -155,6 +157,8 @@ class Enrolment:
             if space is None or not space.agentless or space.enrolled_key != public_line(key) or space.host_key is None:
                 raise KeyRefused
             host, host_key = HostIdentity(space.principal, space.space_name, space.space_id), parse_public_key(space.host_key)
+            if await is_barred(session, space.owner, fingerprint(host_key)):
+                raise KeyRefused
             if await _good_certificates(session, space, host_key) >= SSHD_CERTIFICATES_MAX:
                 raise Conflict(f"this machine has {SSHD_CERTIFICATES_MAX} certificates that are good, the most there may be")
             issued = self._authority.certify_host(host_key, host, SSHD_LIFETIME)
@@ -174,6 +178,8 @@ class Enrolment:
             space = await session.get(Space, str(space_id))
             if space is None or space.agentless or space.enrolled_key != public_line(key):
                 raise KeyRefused
+            if await is_barred(session, space.owner, fingerprint(host_key)):
+                raise BadInput("that host key was revoked; remove host_key from the agent's folder and start the agent again")
             identity = Identity.agent(space.principal, space.space_name, space.space_id)
             host = HostIdentity(space.principal, space.space_name, space.space_id)
             client_certificate = self._authority.certify_client(key, identity, self._lifetime)
@@ -194,6 +200,9 @@ class Enrolment:
         if self._revocations.current.has_key(key):
             raise BadInput("public_key: that key has been revoked; make another")
         async with self._database.writing() as session:
+            await check_current(session, actor)
+            if await is_barred(session, actor.owner, fingerprint(key)):
+                raise BadInput("public_key: that key has been revoked; make another")
             zones = await session.scalars(select(Space.zone).where(Space.owner == str(actor.owner)).distinct())
             names = [Zone(zone) for zone in zones]
             if not names:

@@ -97,7 +97,7 @@ async def check_free(session: AsyncSession, space: Space, name: SpaceName) -> No
     """
     if await session.scalar(select(Space.id).where(Space.owner == space.owner, Space.name == str(name))):
         raise NameTaken(f"you have a space {name!r} already")
-    revoked = select(RevokedCertificate.serial)
+    revoked = select(RevokedCertificate.serial).where(RevokedCertificate.frees_name)
     of_others = select(func.max(Certificate.expires_at)).where(
         Certificate.key_id.startswith(host_key_ids(space.principal, name), autoescape=True),
         Certificate.space_id != space.id,

@@ -14,6 +14,7 @@ from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import ApiToken, Certificate, User
 from knot_server.usecases.audit import Audit, Event
+from knot_server.usecases.lookup import check_current
 from knot_server.usecases.spaces import Spaces
 from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
@@ -72,6 +73,7 @@ class Users:
         """Make a user; raises Forbidden or NameTaken."""
         _administrators_only(actor)
         async with self._database.writing() as session:
+            await check_current(session, actor)
             made = await add_user(session, name, admin=admin)
             record_user(self._audit, session, actor, made, admin=admin)
             return made

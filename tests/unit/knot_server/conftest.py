@@ -26,6 +26,7 @@ from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.revoking import Revoking
 from knot_server.usecases.spaces import Spaces
 from knot_server.usecases.users import Users, add_user
 from knot_ssh.errors import KnotError, NotFound, PortTaken, Unavailable
@@ -191,6 +192,7 @@ class World:
     enrolment: Enrolment
     forwarding: Forwarding
     renaming: Renaming
+    revoking: Revoking
 
     async def space(self, actor: Actor, name: str, zone: Zone = EU) -> Space:
         """A new space."""
@@ -265,5 +267,6 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         enrolment=enrolment,
         forwarding=forwarding,
         renaming=Renaming(database, roster, enrolment, forwarding, audit),
+        revoking=Revoking(database, revocations, audit),
     )
     await database.close()
