@@ -72,6 +72,12 @@ class Forbidden(KnotError):
     http_status = 403
 
 
+class OutOfScope(Forbidden):
+    """This API token is not good for that: it was made for less; `knot token list` shows what each is good for."""
+
+    code = "out_of_scope"
+
+
 class NotFound(KnotError):
     """There is no such thing."""
 

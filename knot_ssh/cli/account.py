@@ -27,7 +27,7 @@ def login(context: click.Context) -> None:
     if not said.server:
         raise click.UsageError("--server URL is missing", context)
     token = said.token if said.token not in (None, "-") else _read_token()
-    Api(said.server, token or "").get("api", "users")
+    Api(said.server, token or "").get("api", "tokens", "current")
     path = keep(said.server.rstrip("/"), token or "")
     click.echo(f"Logged in to {said.server}; kept in {path}")
 

@@ -20,6 +20,7 @@ from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
+from knot_server.usecases.tokens import Tokens
 from knot_server.usecases.users import Users
 from knot_ssh.dataplane.plane import DataPlane
 
@@ -36,6 +37,7 @@ class Services:
     roster: Roster
     spaces: Spaces
     users: Users
+    tokens: Tokens
     enrolment: Enrolment
     revocations: Revocations
     forwarding: Forwarding
@@ -72,6 +74,7 @@ class Services:
             roster=roster,
             spaces=spaces,
             users=Users(database, spaces, audit),
+            tokens=Tokens(database, audit),
             enrolment=enrolment,
             revocations=revocations,
             forwarding=forwarding,
@@ -84,5 +87,6 @@ class Services:
     async def close(self) -> None:
         await self.hub.close()
         await self.last_seen.close()
+        await self.tokens.close()
         await self.audit.close()
         await self.database.close()

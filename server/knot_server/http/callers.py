@@ -1,0 +1,91 @@
+"""Who calls, and whether their token is good for the route.
+
+Identification happens once, before the body is read (`Identify`); what comes of it waits until a route asks. Each route
+declares which scopes besides `all` may call it (`Callers`); a route that declares none is for tokens of scope `all` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Asgi
+
+from knot_server.actor import Actor, Scope
+from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, OutOfScope
+
+CALLER = "knot.caller"
+"""Where in an ASGI scope it stands who calls: an Actor, or the error that a route which wants to know raises."""
+DECLARED = "knot_scopes"
+"""The attribute of a dependency that says which scopes it lets in."""
+_bearer = HTTPBearer(
+    auto_error=False, scheme_name="token", description="An API token, from `knot token create` or `knot user create`."
+)
+Authenticate = Callable[[str], Awaitable[Actor]]
+
+
+class Identify:
+    """ASGI middleware: finds out who calls, by the one `Authorization` header; a token anywhere else is none."""
+
+    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+        self._app = app
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope[CALLER] = await self._caller(scope)
+        await self._app(scope, receive, send)
+
+    async def _caller(self, scope: Asgi) -> Actor | KnotError:
+        try:
+            return await self._authenticate(_token(scope["headers"]))
+        except KnotError as error:
+            return error
+
+
+def caller_of(scope: Asgi) -> Actor | None:
+    """Who calls, if a good token was shown."""
+    caller = scope.get(CALLER)
+    return caller if isinstance(caller, Actor) else None
+
+
+def callers(*scopes: Scope) -> Any:
+    """The dependency of a route that tokens of these scopes may call, besides those of scope `all`; gives the Actor.
+
+    It raises NotAuthenticated, or OutOfScope. Which space a token is good for is judged where spaces are looked up.
+    """
+    allowed = frozenset({Scope.ALL, *scopes})
+
+    async def caller(request: Request, _shown: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> Actor:
+        found = request.scope.get(CALLER)
+        if not isinstance(found, Actor):
+            raise found if isinstance(found, KnotError) else NotAuthenticated
+        if found.grant is None or found.grant.scope not in allowed:
+            raise OutOfScope
+        return found
+
+    setattr(caller, DECLARED, allowed)
+    return Depends(caller)
+
+
+FULL = callers()
+"""What a route takes that declares nothing else: tokens of scope `all`."""
+READERS = callers(Scope.READ)
+FORWARDERS = callers(Scope.FORWARDS)
+VIEWERS = callers(Scope.READ, Scope.FORWARDS)
+
+
+def _token(headers: list[tuple[bytes, bytes]]) -> str:
+    """The bearer token (RFC 6750 section 2.1); raises NotAuthenticated where there is not exactly one."""
+    shown = [value for name, value in headers if name == b"authorization"]
+    if not shown:
+        raise NotAuthenticated
+    if len(shown) > 1:
+        raise BadInput("a request carries one Authorization header")
+    scheme, _, token = shown[0].decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer":
+        raise NotAuthenticated("the Authorization header must be `Bearer` and an API token")
+    return token.strip(" ")
