@@ -44,6 +44,11 @@ class Actor:
     grant: Grant | None = None
 
     @property
+    def token(self) -> str | None:
+        """The public id of the API token."""
+        return self.grant.token_id if self.grant else None
+
+    @property
     def expires_at(self) -> int | None:
         """When what this actor may do ends, in seconds since 1970 (UTC), if it does."""
         return self.grant.expires_at if self.grant else None

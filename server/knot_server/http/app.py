@@ -40,6 +40,7 @@ from knot_server.http.bodies import (
     moment,
 )
 from knot_server.http.callers import FORWARDERS, FULL, READERS, VIEWERS, Identify
+from knot_server.http.gate import Gate, Known
 from knot_server.http.limits import BodyRules
 from knot_server.http.metrics import CONTENT_TYPE as METRICS_TYPE
 from knot_server.http.metrics import Metrics
@@ -66,9 +67,10 @@ from knot_server.http.openapi import (
     operation_id,
     plain,
 )
-from knot_server.http.problems import problem
+from knot_server.http.problems import Refuse
 from knot_server.refusals import CODES, Refusals
 from knot_server.services import Services
+from knot_server.settings import ServerSettings
 from knot_server.usecases.tokens import Wanted
 from knot_ssh import __version__
 from knot_ssh.errors import BadInput, KnotError, MethodNotAllowed, NotFound
@@ -102,8 +104,8 @@ TokenInPath = Annotated[
 ]
 
 
-def make_app(services: Services) -> FastAPI:
-    """The application over these services."""
+def make_app(services: Services, settings: ServerSettings, url: str) -> FastAPI:
+    """The application over these services, which others know under this URL."""
     app = Api(
         title="knot-ssh",
         version=__version__,
@@ -116,9 +118,12 @@ def make_app(services: Services) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     refusals = Refusals(CODES)
-    app.add_middleware(BodyRules, refusals=refusals)
-    app.add_middleware(Identify, authenticate=services.tokens.authenticate)  # the last one added is the first to see a request
-    _handle_errors(app, refusals)
+    refuse = Refuse(refusals)
+    # what is added last sees a request first
+    app.add_middleware(BodyRules, refuse=refuse, settings=settings)
+    app.add_middleware(Identify, authenticate=services.tokens.authenticate, settings=settings)
+    app.add_middleware(Gate, refuse=refuse, known=Known.of(url, settings.known_hosts), described=app)
+    _handle_errors(app, refuse)
     app.include_router(_forwards(services))
     app.include_router(_spaces(services))
     app.include_router(_users(services))
@@ -278,7 +283,7 @@ def _tokens(services: Services) -> APIRouter:
         """Your own, or everybody's for an administrator, by user and name; never the tokens themselves."""
         return ApiTokenList(tokens=[ApiTokenInfo.of(view) for view in await services.tokens.listing(actor)])
 
-    @routes.get("/api/tokens/current", summary="Show the token in use", responses=answers(API_TOKEN, 401))
+    @routes.get("/api/token", summary="Show the token in use", responses=answers(API_TOKEN, 401))
     async def show_current_token(actor: Actor = VIEWERS) -> ApiTokenInfo:
         """What the token is good for that the request carries, and until when."""
         return ApiTokenInfo.of(await services.tokens.current(actor))
@@ -353,15 +358,14 @@ def _server(services: Services, metrics: Metrics) -> APIRouter:
     return routes
 
 
-def _handle_errors(app: FastAPI, refusals: Refusals) -> None:
+def _handle_errors(app: FastAPI, refuse: Refuse) -> None:
     """Every error leaves as a Problem and is counted; what only the log may know stays in the log."""
 
     @app.exception_handler(KnotError)
-    async def known(_request: Request, error: KnotError) -> JSONResponse:
+    async def known(request: Request, error: KnotError) -> JSONResponse:
         if error.detail:
             log.error("request failed", code=error.code, detail=error.detail)
-        refusals.count(error.code)
-        return problem(error)
+        return refuse(request.scope, error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

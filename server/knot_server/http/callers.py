@@ -14,9 +14,14 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Asgi
 
+from knot_keys.waitingroom import network
 from knot_server.actor import Actor, Scope
-from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, OutOfScope
+from knot_server.http.rates import Rates
+from knot_server.settings import ServerSettings
+from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, OutOfScope, RateLimited
 
+BURST_SECONDS = 10
+"""A token may ask for so long at once what it may in a second: a script that starts."""
 CALLER = "knot.caller"
 """Where in an ASGI scope it stands who calls: an Actor, or the error that a route which wants to know raises."""
 DECLARED = "knot_scopes"
@@ -28,11 +33,18 @@ Authenticate = Callable[[str], Awaitable[Actor]]
 
 
 class Identify:
-    """ASGI middleware: finds out who calls, by the one `Authorization` header; a token anywhere else is none."""
+    """ASGI middleware: finds out who calls, by the one `Authorization` header; a token anywhere else is none.
 
-    def __init__(self, app: ASGIApp, authenticate: Authenticate) -> None:
+    Each token may ask so often; who shows tokens that are refused hears 429 instead of 401 after so many. A good token
+    passes whatever others send from the same address: secrets of 256 bits are not guessed, and a flood from behind a NAT
+    must not lock out who is there, too.
+    """
+
+    def __init__(self, app: ASGIApp, authenticate: Authenticate, settings: ServerSettings) -> None:
         self._app = app
         self._authenticate = authenticate
+        self._requests = Rates(settings.token_rate, settings.token_rate * BURST_SECONDS)
+        self._failures = Rates(settings.failed_token_rate / 60, settings.failed_token_rate)
 
     async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -41,9 +53,17 @@ class Identify:
 
     async def _caller(self, scope: Asgi) -> Actor | KnotError:
         try:
-            return await self._authenticate(_token(scope["headers"]))
+            token = _token(scope["headers"])
+            actor = await self._authenticate(token) if token else None
+        except NotAuthenticated as error:
+            wait = self._failures.wait(network(_address(scope)))
+            return RateLimited("too many tokens that are refused came from there", retry_after=wait) if wait else error
         except KnotError as error:
             return error
+        if actor is None:
+            return NotAuthenticated()
+        wait = self._requests.wait(str(actor.token))
+        return RateLimited("that token asks too often", retry_after=wait) if wait else actor
 
 
 def caller_of(scope: Asgi) -> Actor | None:
@@ -78,11 +98,16 @@ FORWARDERS = callers(Scope.FORWARDS)
 VIEWERS = callers(Scope.READ, Scope.FORWARDS)
 
 
-def _token(headers: list[tuple[bytes, bytes]]) -> str:
-    """The bearer token (RFC 6750 section 2.1); raises NotAuthenticated where there is not exactly one."""
+def _address(scope: Asgi) -> str:
+    """Where the connection is from; nothing that a header says."""
+    return str((scope.get("client") or ("",))[0])
+
+
+def _token(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """The bearer token (RFC 6750 section 2.1), if one was shown; raises NotAuthenticated or BadInput for what is none."""
     shown = [value for name, value in headers if name == b"authorization"]
     if not shown:
-        raise NotAuthenticated
+        return None
     if len(shown) > 1:
         raise BadInput("a request carries one Authorization header")
     scheme, _, token = shown[0].decode("latin-1").partition(" ")

@@ -25,6 +25,7 @@ _PROBLEMS: dict[int, tuple[str, str, str]] = {
         "not_found",
         "there is no space 'backend' of yours",
     ),
+    408: ("The request took too long to arrive.", "too_slow", "that request took too long to arrive"),
     409: (
         "It does not fit the present state; `code` says why.",
         "not_running",
@@ -32,11 +33,12 @@ _PROBLEMS: dict[int, tuple[str, str, str]] = {
     ),
     413: ("The body is too large.", "too_large", "the body is larger than 524288 bytes"),
     415: ("The body is not sent as application/json.", "not_json", "the body must be JSON, sent with that content type"),
+    429: ("Too often; `Retry-After` says for how many seconds to wait.", "rate_limited", "that token asks too often"),
     503: ("The store, or the agent of the space, did not answer.", "unavailable", "the agent of that space did not answer"),
 }
 """What each status means, and a code and a sentence that may come with it."""
 _PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-_ALWAYS = (403, 413, 415, 503)
+_ALWAYS = (400, 403, 408, 413, 415, 429, 503)
 
 COUNTERS = {
     "sent": 5120, "received": 1048576, "open": 1, "total": 12, "refused": 0, "last_error": None,

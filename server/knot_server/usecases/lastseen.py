@@ -29,13 +29,11 @@ class LastSeen:
         self._noted: dict[str, int] = {}
         self._tasks = Tasks()
 
-    def note(self, row_id: str) -> bool:
-        """It is here, or was just now; gives whether nothing was waiting to be written of it."""
-        is_new = row_id not in self._noted
+    def note(self, row_id: str) -> None:
+        """It is here, or was just now."""
         if not self._noted:
             self._tasks.start(self._write_soon())
         self._noted[row_id] = int(time.time())
-        return is_new
 
     async def close(self) -> None:
         """Write what was noted."""

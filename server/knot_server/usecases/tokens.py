@@ -101,7 +101,8 @@ class Tokens:
             if row is None or not matches(bytes.fromhex(parts[2]), row.secret_hash):
                 raise _refused()
             actor = Actor(Owner(row.user.name), admin=row.user.admin, grant=_grant(row))
-        self._note_use(row, actor)
+        if _now() - (row.last_used or 0) >= USED_PAUSE:
+            self._used.note(row.id)
         return actor
 
     async def create(self, actor: Actor, wanted: Wanted) -> tuple[TokenView, str]:
@@ -143,10 +144,6 @@ class Tokens:
             row = await _find(session, actor, reference)
             self._audit.record(session, Event.TOKEN_REVOKED, str(actor.owner), **_told(row))
             await session.delete(row)
-
-    def _note_use(self, row: ApiToken, actor: Actor) -> None:
-        if _now() - (row.last_used or 0) >= USED_PAUSE and self._used.note(row.id):
-            self._audit.note(Event.TOKEN_USED, str(actor.owner), owner=row.user_name, token=row.id, name=row.name)
 
 
 def _grant(row: ApiToken) -> Grant:

@@ -204,7 +204,7 @@ async def test_others_tokens_are_out_of_reach(world: World) -> None:
 
 
 async def test_use_is_noted_once_in_a_while(world: World) -> None:
-    """The first use is noted and recorded, the next ones within a minute are not; later ones are."""
+    """The first use is noted, the next ones within a minute are not; later ones are."""
     token = await made(world)
     for _ in range(3):
         await world.tokens.authenticate(token)
@@ -219,9 +219,7 @@ async def test_use_is_noted_once_in_a_while(world: World) -> None:
     world.sql("UPDATE api_tokens SET last_used = ? WHERE name = 'ci'", used - USED_PAUSE - 1)
     await world.tokens.authenticate(token)
     await world.tokens.close()
-    await world.audit.flush()
     assert world.sql("SELECT last_used FROM api_tokens WHERE name = 'ci'")[0][0] >= used  # type: ignore[operator]
-    assert events(world).count(str(Event.TOKEN_USED)) == 2
 
 
 async def test_agents_are_not_narrowed(world: World) -> None:
