@@ -36,7 +36,7 @@ def host_in(text: str) -> str | None:
     if match is None:
         return None
     try:
-        return str(ipaddress.ip_address(match["v6"] or match["name"]))
+        return str(ipaddress.IPv6Address(match["v6"]) if match["v6"] else ipaddress.IPv4Address(match["name"]))
     except ValueError:
         return None if match["v6"] else match["name"].lower().removesuffix(".")
 

@@ -15,7 +15,8 @@ from knot_ssh.errors import BadInput
 
 DIGITS_MAX = 20
 """Digits of a number: what 64 bits hold. Converting longer ones takes quadratic time."""
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+"""Also one without an end, which would otherwise be looked for again from each quote in it."""
 _OTHER = re.compile(r"[^\[\]{}]+")
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
