@@ -24,7 +24,7 @@ VALUES = st.recursive(
 def test_json_is_taken(value: object) -> None:
     """Whatever can be said in JSON passes, brackets and quotes in its strings, too."""
     check_json(json.dumps(value).encode(), 100)
-    check_json(json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass").replace(b"\xed", b""), 100)
+    check_json(json.dumps(value, ensure_ascii=False).encode(), 100)
 
 
 @given(body=st.binary(max_size=60) | st.text(alphabet='[]{}",:\\1eN.-', max_size=40).map(str.encode))
@@ -40,7 +40,8 @@ def test_anything_else_is_refused_and_nothing_more(body: bytes) -> None:
 @pytest.mark.parametrize(
     "body",
     [b'{"a": 1, "a": 1}', b'{"a": 1, "\\u0061": 2}', b'[{"x": {"a": 1, "b": 2, "a": 3}}]', b"NaN", b"[Infinity]",
-     b"[-Infinity]", b"1e999", b"-1e999", b"9" * 21, b"-" + b"9" * 21, b"9" * 100_000, b"1e" + b"9" * 1000, b"\xef\xbb\xbf1", b'"\xff"',
+     b"[-Infinity]", b"1e999", b"-1e999", b"9" * 21,
+     b"-" + b"9" * 21, b"9" * 100_000, b"1e" + b"9" * 1000, b"\xef\xbb\xbf1", b'"\xff"',
      "1".encode("utf-16"), b"", b"1 2", b"[1,]", b"'a'"],
 )  # fmt: skip
 def test_what_programs_may_read_differently(body: bytes) -> None:
