@@ -51,6 +51,13 @@ class TooLarge(BadInput):
     http_status = 413
 
 
+class TooSlow(BadInput):
+    """That request took too long to arrive."""
+
+    code = "too_slow"
+    http_status = 408
+
+
 class NotJson(BadInput):
     """The body must be JSON, sent with `Content-Type: application/json`."""
 
@@ -70,6 +77,24 @@ class Forbidden(KnotError):
 
     code = "forbidden"
     http_status = 403
+
+
+class OutOfScope(Forbidden):
+    """This API token is not good for that: it was made for less; `knot token list` shows what each is good for."""
+
+    code = "out_of_scope"
+
+
+class HostRefused(Forbidden):
+    """This server is not known under the host that the request names; its settings `url` and `hosts` say under which it is."""
+
+    code = "host_refused"
+
+
+class OriginRefused(Forbidden):
+    """This server takes no requests from web pages of other origins."""
+
+    code = "origin_refused"
 
 
 class NotFound(KnotError):
@@ -142,6 +167,18 @@ class KeyRefused(KnotError):
 
     code = "key_refused"
     http_status = 403
+
+
+class RateLimited(KnotError):
+    """That is too often; wait, then try again."""
+
+    code = "rate_limited"
+    http_status = 429
+
+    def __init__(self, message: str = "", *, detail: str = "", retry_after: float = 1) -> None:
+        super().__init__(message, detail=detail)
+        self.retry_after = retry_after
+        """Seconds until it is worth another try."""
 
 
 class Unavailable(KnotError):

@@ -19,7 +19,8 @@ from knot_keys.keyring import KeyRing
 from knot_keys.passphrase import Passphrase
 from knot_keys.recoding import change_passphrase, finish_change
 from knot_server.http.app import make_app
-from knot_server.http.protocol import Protocol
+from knot_server.http.protocol import HttpConfig
+from knot_server.http.tls import Tls
 from knot_server.services import HUB_KEY_FILE, Services
 from knot_server.settings import ServerSettings
 from knot_server.store.database import STORE_FILE, Database
@@ -116,37 +117,30 @@ async def _run(plane: DataPlane, folder: Path, settings: ServerSettings, passphr
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    tls = Tls(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
     services = await Services.open(plane, folder, settings, passphrase)
     try:
         http_socket = listen_on(Address.parse(settings.http), what="--http")
         with contextlib.closing(http_socket):
             ssh = await services.hub.listen(Address.parse(settings.ssh))
             services.hub_address = settings.ssh_address or str(ssh)
-            url = settings.url or f"http://{bound_address(http_socket)}"
+            url = settings.url or f"{'https' if tls else 'http'}://{bound_address(http_socket)}"
             log.info("server ready", url=url, ssh=services.hub_address)
             if Address.parse(services.hub_address).is_wildcard:
                 log.warning("agents cannot dial a wildcard address: give the hub's own with --ssh-address")
-            await _serve(services, http_socket, stop)
+            config = HttpConfig(make_app(services, settings, url), settings, tls, timeout_graceful_shutdown=DRAIN_SECONDS)
+            await _serve(services, config, http_socket, stop)
     finally:
         await services.close()
         log.info("server stopped")
 
 
-async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.Event) -> None:
+async def _serve(services: Services, config: HttpConfig, http_socket: socket.socket, stop: asyncio.Event) -> None:
     """Serve both doors until told to stop, then let come to an end what is under way."""
-    config = uvicorn.Config(
-        make_app(services),
-        http=Protocol,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
     http = _Uvicorn(config)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(http.serve(sockets=[http_socket]))
-        recording = [tasks.create_task(services.audit.run()), tasks.create_task(services.keeping.run())]
+        beside = [tasks.create_task(work) for work in (services.audit.run(), services.keeping.run(), _renew(config.tls))]
         await stop.wait()
         log.info("server stopping")
         http.should_exit = True
@@ -154,8 +148,15 @@ async def _serve(services: Services, http_socket: socket.socket, stop: asyncio.E
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await services.hub.wait_idle()
-        for task in recording:
+        for task in beside:
             task.cancel()
+
+
+async def _renew(tls: Tls | None) -> None:
+    """Follow the TLS certificate, and read it again on SIGHUP; without one SIGHUP does nothing."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, tls.reload if tls else lambda: None)
+    if tls:
+        await tls.watch()
 
 
 class _Uvicorn(uvicorn.Server):

@@ -24,6 +24,7 @@ from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.revoking import Revoking
 from knot_server.usecases.rotation import Rotations
 from knot_server.usecases.spaces import Spaces, drop_old_tokens
+from knot_server.usecases.tokens import Tokens
 from knot_server.usecases.users import Users
 from knot_ssh.dataplane.plane import DataPlane
 
@@ -41,6 +42,7 @@ class Services:
     roster: Roster
     spaces: Spaces
     users: Users
+    tokens: Tokens
     enrolment: Enrolment
     revocations: Revocations
     revoking: Revoking
@@ -85,6 +87,7 @@ class Services:
             roster=roster,
             spaces=spaces,
             users=Users(database, spaces, audit),
+            tokens=Tokens(database, audit),
             enrolment=enrolment,
             revocations=revocations,
             revoking=Revoking(database, revocations, audit),
@@ -99,5 +102,6 @@ class Services:
     async def close(self) -> None:
         await self.hub.close()
         await self.last_seen.close()
+        await self.tokens.close()
         await self.audit.close()
         await self.database.close()

@@ -9,13 +9,15 @@ from fastapi import Query
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt
 
 from knot_keys.keyring import Phase, Step
+from knot_server.actor import Scope
 from knot_server.store.schema import Space, User
 from knot_server.usecases.audit import Event
 from knot_server.usecases.auditreading import Page, Wanted
 from knot_server.usecases.revoking import Entry
 from knot_server.usecases.rotation import Standing, What
+from knot_server.usecases.tokens import TokenView
 from knot_ssh.errors import codes
-from knot_ssh.names import Owner, SpaceName, Zone
+from knot_ssh.names import TOKEN_ID, Owner, SpaceName, TokenName, Zone
 from knot_ssh.wire import Message, SpaceReference
 from knot_ssh.words import printable
 
@@ -34,6 +36,11 @@ REASON_LIMIT = 200
 """Characters of the reason for a revocation: a sentence."""
 SERIAL = r"^[0-9]{1,19}$"
 """A certificate's serial, as text: it has 63 bits, and a number in JSON has 53 for many who read it."""
+
+LIFETIME_MIN = 60
+"""Seconds: what is good for less is over before it is used."""
+TOKEN_LIFETIME_MAX = 10 * 366 * 24 * 3600
+"""Seconds, ten years: who wants longer wants a token without an end."""
 
 
 class Problem(BaseModel):
@@ -124,6 +131,55 @@ class UserList(BaseModel):
 class CreatedUser(BaseModel):
     name: str
     token: str = Field(description="The user's API token; shown this once.")
+    expires_at: datetime | None = Field(default=None, description="When it ends, if the token that asked ends.")
+
+
+class NewApiToken(Message):
+    name: TokenName
+    scope: Scope = Field(default=Scope.ALL, description="What it is good for: `forwards` is for those of one space.")
+    space: SpaceReference | None = Field(default=None, description="The space, with the scope `forwards` and only then.")
+    lifetime: StrictInt | None = Field(
+        default=None,
+        ge=LIFETIME_MIN,
+        le=TOKEN_LIFETIME_MAX,
+        description="Seconds; at most, and without one exactly, what the asking token has left.",
+    )
+    user: Owner | None = Field(default=None, description="Whose it is to be, if not your own; for administrators.")
+
+
+class ApiTokenInfo(BaseModel):
+    id: str = Field(pattern=f"^{TOKEN_ID}$", description="Its public id; no part of the secret.")
+    name: str
+    user: str
+    scope: str
+    space: str | None = Field(description="The name of the space that it is good for, with the scope `forwards`.")
+    space_id: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used: datetime | None = Field(description="When it was last shown, to within a minute or so.")
+
+    @classmethod
+    def of(cls, view: TokenView) -> ApiTokenInfo:
+        row = view.row
+        return cls(
+            id=row.id,
+            name=row.name,
+            user=row.user_name,
+            scope=row.scope,
+            space=view.space,
+            space_id=row.space_id,
+            created_at=moment(row.created_at),
+            expires_at=moment(row.expires_at) if row.expires_at else None,
+            last_used=moment(row.last_used) if row.last_used else None,
+        )
+
+
+class ApiTokenList(BaseModel):
+    tokens: list[ApiTokenInfo]
+
+
+class CreatedApiToken(ApiTokenInfo):
+    token: str = Field(description="The API token; shown this once.")
 
 
 class CaInfo(BaseModel):
@@ -181,7 +237,9 @@ class RotationList(BaseModel):
 
 class CertificateOrder(Message):
     public_key: str = Field(max_length=4096, description="OpenSSH public key line to certify.")
-    lifetime: StrictInt | None = Field(default=None, ge=60, description="Seconds; capped at the server's own lifetime.")
+    lifetime: StrictInt | None = Field(
+        default=None, ge=LIFETIME_MIN, description="Seconds; capped at the server's own lifetime."
+    )
 
 
 class PersonCertificate(BaseModel):

@@ -15,12 +15,17 @@ Answers = dict[int | str, dict[str, Any]]
 _PROBLEMS: dict[int, tuple[str, str, str]] = {
     400: ("Bad input.", "bad_input", "local_port: must be less than or equal to 65535"),
     401: ("No API token, or one that is not accepted.", "not_authenticated", "no API token was given"),
-    403: ("Only an administrator may do that.", "forbidden", "only an administrator may do that"),
+    403: (
+        "Not by this caller: only an administrator may, or the token is not good for it; or not by this Host or Origin.",
+        "out_of_scope",
+        "this API token is not good for that: it was made for less",
+    ),
     404: (
         "No such thing of yours.",
         "not_found",
         "there is no space 'backend' of yours",
     ),
+    408: ("The request took too long to arrive.", "too_slow", "that request took too long to arrive"),
     409: (
         "It does not fit the present state; `code` says why.",
         "not_running",
@@ -28,11 +33,12 @@ _PROBLEMS: dict[int, tuple[str, str, str]] = {
     ),
     413: ("The body is too large.", "too_large", "the body is larger than 524288 bytes"),
     415: ("The body is not sent as application/json.", "not_json", "the body must be JSON, sent with that content type"),
+    429: ("Too often; `Retry-After` says for how many seconds to wait.", "rate_limited", "that token asks too often"),
     503: ("The store, or the agent of the space, did not answer.", "unavailable", "the agent of that space did not answer"),
 }
 """What each status means, and a code and a sentence that may come with it."""
 _PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-_ALWAYS = (413, 415, 503)
+_ALWAYS = (400, 403, 408, 413, 415, 429, 503)
 
 COUNTERS = {
     "sent": 5120, "received": 1048576, "open": 1, "total": 12, "refused": 0, "last_error": None,
@@ -60,6 +66,11 @@ SPACE = {
     "last_seen": "2026-11-20T09:30:00Z",
 }  # fmt: skip
 JOIN_TOKEN = {"join_token": "knotjoin_…", "hub": "knot.example.com:2222"}
+API_TOKEN = {
+    "id": "0123456789ab", "name": "ci", "user": "alice", "scope": "forwards", "space": "frontend",
+    "space_id": "3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "created_at": "2026-11-20T09:00:00Z",
+    "expires_at": "2027-02-18T09:00:00Z", "last_used": None,
+}  # fmt: skip
 USER = {"name": "alice", "admin": False, "created_at": "2026-11-20T09:00:00Z"}
 CA = {
     "user_ca": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE1",
@@ -114,6 +125,7 @@ TAGS = [
     {"name": "forwards", "description": "Ports of one space that lead to ports of another."},
     {"name": "spaces", "description": "Named environments, each with an agent."},
     {"name": "users", "description": "Who owns spaces; administrators make and delete them."},
+    {"name": "tokens", "description": "API tokens: what each is good for, and until when."},
     {"name": "certificates", "description": "The certificate authorities, and certificates for people."},
     {"name": "rotations", "description": "Changing the CAs and the hub's host key for others; for administrators."},
     {"name": "revocations", "description": "What is void before its time."},

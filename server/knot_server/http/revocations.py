@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from fastapi import APIRouter
 
@@ -18,17 +17,17 @@ from knot_server.http.bodies import (
     RevokeUser,
     VoidedBody,
 )
+from knot_server.http.callers import FULL, READERS
 from knot_server.http.openapi import REVOCATION, VOIDED, answers, body
 from knot_server.services import Services
 from knot_server.usecases.revoking import Revoking, Voided
 
 
-def revocation_routes(services: Services, caller: Any) -> APIRouter:
-    """`caller` finds out who asks."""
+def revocation_routes(services: Services) -> APIRouter:
     routes = APIRouter(tags=["revocations"])
 
     @routes.get("/api/revocations", summary="List what is revoked", responses=answers({"revocations": [REVOCATION]}, 401))
-    async def list_revocations(actor: Actor = caller) -> RevocationInfos:
+    async def list_revocations(actor: Actor = READERS) -> RevocationInfos:
         """What of yours is revoked and has not run out yet; for an administrator, of everybody's."""
         return RevocationInfos(revocations=[RevocationInfo.of(entry) for entry in await services.revoking.listing(actor)])
 
@@ -39,7 +38,7 @@ def revocation_routes(services: Services, caller: Any) -> APIRouter:
         responses=answers(VOIDED, 400, 401, 403, 404, 409, status=201),
         openapi_extra=body({"kind": "space", "space": "backend-api", "reason": "laptop lost"}),
     )
-    async def create_revocation(body: Revocation, actor: Actor = caller) -> VoidedBody:
+    async def create_revocation(body: Revocation, actor: Actor = FULL) -> VoidedBody:
         """Make a certificate, all of a space, all of a user or a key void at once, for good.
 
         Once it answers, the hub and every connected agent decide by it, and what it had opened is cut.

@@ -40,6 +40,7 @@ class ApiToken(Base):
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
     last_used: Mapped[int | None] = mapped_column(BigInteger)
     user: Mapped[User] = relationship(lazy="joined")
+    space: Mapped[Space | None] = relationship(lazy="joined")
 
 
 class Space(Base):

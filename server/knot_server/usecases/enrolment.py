@@ -209,7 +209,7 @@ class Enrolment:
                 raise Conflict("you own no space yet, so there is nothing a certificate could open")
             identity = Identity.person(actor.owner, names)
             try:
-                issued = self._authority.certify_client(key, identity, min(lifetime or self._lifetime, self._lifetime))
+                issued = self._authority.certify_client(key, identity, self._granted(lifetime, actor.expires_at))
             except CertificateRefused as error:
                 raise BadInput(f"public_key: that key cannot be certified: {error}") from None
             self._record(session, issued, actor, "person")
@@ -244,6 +244,11 @@ class Enrolment:
             raise KeyRefused
         await self.trusts(space_id, key, self._authority.names)
         return self._authority.users.keys.lines, self._authority.hosts.keys.lines
+
+    def _granted(self, wanted: int | None, expires_at: int | None) -> int:
+        """Seconds: what is wanted, at most the usual lifetime, and at most what the token that asks has left."""
+        left = self._lifetime if expires_at is None else max(1, expires_at - int(time.time()))
+        return min(wanted or self._lifetime, self._lifetime, left)
 
     def membership(self, space: Space) -> Membership:
         """What an agent of this space is told that it is."""

@@ -23,7 +23,7 @@ async def find_space(session: AsyncSession, actor: Actor, reference: str | None)
             raise BadInput("name a source space")
         reference = actor.space
     space = await visible_space(session, actor, reference)
-    if actor.zone is not None and space.zone != actor.zone:
+    if not actor.can_act_on(space.id, space.zone):
         raise _missing(reference)
     return space
 

@@ -16,7 +16,7 @@ from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, Space
 from knot_server.usecases.audit import Audit, Event
-from knot_server.usecases.lookup import check_current, visible_space
+from knot_server.usecases.lookup import check_current, find_space, visible_space
 from knot_server.usecases.renaming import check_free
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
@@ -59,6 +59,11 @@ class Spaces:
         """The actor's spaces, by name."""
         async with self._database.reading() as session:
             return list(await session.scalars(select(Space).where(Space.owner == str(actor.owner)).order_by(Space.name)))
+
+    async def show(self, actor: Actor, reference: str) -> Space:
+        """One of the actor's spaces; raises NotFound."""
+        async with self._database.reading() as session:
+            return await find_space(session, actor, reference)
 
     async def new_token(self, actor: Actor, reference: str, *, reusable: bool) -> tuple[Space, str]:
         """Another join token for a space: whoever joins with it takes the place of the agent before. Raises NotFound."""

@@ -10,7 +10,7 @@ import pytest
 
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import fingerprint, new_key, public_line
-from knot_server.actor import Actor
+from knot_server.actor import Actor, Grant, Scope
 from knot_server.store.schema import Space
 from knot_server.usecases.revocation import GRACE, PART, WHOLE_MAX, split
 from knot_server.usecases.revoking import Voided
@@ -195,7 +195,8 @@ async def test_who_revokes_users(scene: Scene) -> None:
 async def test_token_that_was_shown_before(scene: Scene) -> None:
     """What a revoked user asks for with a token that was accepted a moment ago is refused: nothing new outlives the order."""
     [(token,)] = scene.world.sql("SELECT id FROM api_tokens WHERE user_name = 'alice'")
-    actor = Actor(ALICE.owner, token=str(token))
+    grant = Grant(str(token), Scope.ALL)
+    actor = Actor(ALICE.owner, grant=grant)
     await scene.certify_laptop(actor)
     await scene.revoking.user(ROOT, ALICE.owner, "left")
     for asked in (
@@ -203,7 +204,7 @@ async def test_token_that_was_shown_before(scene: Scene) -> None:
         scene.world.spaces.create(actor, SpaceName("more"), EU),
         scene.world.spaces.new_token(actor, "backend", reusable=True),
         scene.revoking.space(actor, "backend", ""),
-        scene.world.users.create(Actor(actor.owner, admin=True, token=actor.token), NOBODY),
+        scene.world.users.create(Actor(actor.owner, admin=True, grant=grant), NOBODY),
     ):
         with pytest.raises(NotAuthenticated):
             await asked
