@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncssh
 import structlog
+from asyncssh.public_key import SSHOpenSSHCertificate
 
 from knot_agent.credentials import Credentials
 from knot_agent.destinations import destinations
@@ -141,7 +142,7 @@ class EndpointDoorkeeper(Doorkeeper):
         super().__init__(rules.room, rules.tasks)
         self._rules = rules
         self.client: ClientCertificate | None = None
-        self._showed_plain_key = False
+        self._kinds: set[type[Shown]] = set()
         self._sparing = Sparing()
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -151,11 +152,11 @@ class EndpointDoorkeeper(Doorkeeper):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._rules.connected.discard(self)
-        if self._showed_plain_key and self.client is None:
+        if self._kinds == {asyncssh.SSHKey}:
             self._rules.witness.login_refused(PLAIN_KEY, self.peer)
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
-        self._showed_plain_key |= isinstance(shown, asyncssh.SSHKey)
+        self._kinds.add(asyncssh.SSHKey if isinstance(shown, asyncssh.SSHKey) else SSHOpenSSHCertificate)
         return self._judged(shown) is not None
 
     def entered(self, login: str, shown: Shown) -> None:

@@ -22,7 +22,7 @@ LONG = pytest.mark.timeout(3600 if FULL else 120)
 METHODS = {
     "make_forward", "list_forwards", "stop_forward", "apply_forwards", "list_spaces", "create_space", "change_space",
     "delete_space", "create_join_token", "list_users", "create_user", "delete_user", "show_ca", "create_certificate",
-    "show_krl", "show_health", "show_metrics",
+    "show_krl", "show_health", "show_metrics", "show_audit",
 }  # fmt: skip
 DISTURBING = {"change_space", "delete_space", "delete_user"}
 """What would take its spaces and users from the others."""
