@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import structlog
 from sqlalchemy import CursorResult, delete, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import ColumnElement
 
 from knot_server.store.database import Database
@@ -56,17 +55,21 @@ class Keeping:
 
     async def keep(self) -> None:
         """Drop all that is to be dropped by now; raises StoreUnavailable."""
-        for unwanted in await self._unwanted():
-            while await self._drop(unwanted) == STEP:
-                pass
+        await self._drop_all(AuditRecord.at < int((self.now() - self.days * DAY) * 1000))
+        for events, share in SHARES:
+            floor = await self._floor(_of(events), int(self.most * share))
+            await self._drop_all(_of(events) & (AuditRecord.id <= floor))
 
-    async def _unwanted(self) -> list[ColumnElement[bool]]:
-        found = [AuditRecord.at < int((self.now() - self.days * DAY) * 1000)]
+    async def _floor(self, which: ColumnElement[bool], most: int) -> int:
+        """The id of the newest of these that is one too many; 0 when none is."""
+        question = select(AuditRecord.id).where(which).order_by(AuditRecord.id.desc()).offset(most).limit(1)
         async with self.database.reading() as session:
-            for events, share in SHARES:
-                floor = await _floor(session, events, int(self.most * share))
-                found += [] if floor is None else [_of(events) & (AuditRecord.id <= floor)]
-        return found
+            return await session.scalar(question) or 0
+
+    async def _drop_all(self, unwanted: ColumnElement[bool]) -> None:
+        """Each step waits for its turn to write, as everybody does."""
+        while await self._drop(unwanted) == STEP:
+            pass
 
     async def _drop(self, unwanted: ColumnElement[bool]) -> int:
         """Drop some of these; gives how many."""
@@ -77,12 +80,6 @@ class Keeping:
             )
         assert isinstance(dropped, CursorResult)
         return dropped.rowcount
-
-
-async def _floor(session: AsyncSession, events: tuple[Event, ...], most: int) -> int | None:
-    """The id of the newest of these that is one too many."""
-    question = select(AuditRecord.id).where(_of(events)).order_by(AuditRecord.id.desc()).offset(most).limit(1)
-    return await session.scalar(question)
 
 
 def _of(events: tuple[Event, ...]) -> ColumnElement[bool]:
