@@ -13,7 +13,7 @@ import pytest
 from knot_keys.certificates import read_certificate, signer
 from knot_ssh.errors import StillInUse
 from tests.faults.beds import FULL
-from tests.faults.sites import PATHS, Site, certified_until, site, status
+from tests.faults.sites import PATHS, Site, site, status
 from tests.support.configured import ConfiguredAgent
 from tests.support.figures import Figure
 from tests.support.ledger import Ledger, Stream
