@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,6 @@ def refused(system: System, name: str) -> dict[str, list[str]]:
     return {found["kind"]: found["names"] for found in left(system)}
 
 
-def left(system: System) -> list[dict[str, list[str]]]:
+def left(system: System) -> list[dict[str, Any]]:
     listing = system.api("admin").get("api", "rotations")["rotations"]
     return [found for entry in listing for found in entry["dependents"]]

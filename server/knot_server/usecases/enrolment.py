@@ -19,6 +19,7 @@ from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
 from knot_server.usecases.audit import Audit
+from knot_server.usecases.hostkeys import change_host_key
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
@@ -105,7 +106,7 @@ class Enrolment:
             if replaced:
                 space.trusts = ""
             if sshd is not None:
-                space.host_key = public_line(sshd)
+                change_host_key(space, public_line(sshd))
             membership = self.membership(space)
         if replaced or host_replaced:
             reason = f"the space {space.name} has joined again from elsewhere"
@@ -161,7 +162,7 @@ class Enrolment:
             host = HostIdentity(space.principal, space.space_name, space.space_id)
             client_certificate = self._authority.certify_client(key, identity, self._lifetime)
             host_certificate = self._authority.certify_host(host_key, host, self._lifetime)
-            space.host_key = public_line(host_key)
+            change_host_key(space, public_line(host_key))
             for issued in (client_certificate, host_certificate):
                 _record(session, issued, Owner(space.owner), space.space_id)
         self.issued["agent"] += 1
