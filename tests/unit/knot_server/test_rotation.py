@@ -219,8 +219,8 @@ def keys(scene: Scene) -> HostKeys:
 
 
 async def test_host_key_of_a_space(scene: Scene, keys: HostKeys) -> None:
-    """The agent makes the next key, which is listed beside the present one; it changes over, and the former one is listed until it
-    is retired."""
+    """The agent makes the next key, which is listed beside the present one; it changes over, and the former one is listed until
+    it is retired."""
     first, second = new_key("first"), new_key("second")
     await scene.world.certified(scene.space, KEY, first)
 
