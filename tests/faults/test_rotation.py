@@ -143,8 +143,8 @@ def test_stock_ssh_follows(own: Site, tmp_path: Path) -> None:
         assert not took(own.system, "host-ca", "activate")
         for step in STEPS[1:]:
             for what in CAS:
-                until(lambda: reaches() and took(own.system, what, step), PATIENCE, f"ssh has followed to {step}")  # noqa: B023
-            assert reaches()
+                until(lambda: reaches() and took(own.system, what, step), 2 * PATIENCE, f"{step} of the {what}")  # noqa: B023
+                until(reaches, PATIENCE, f"ssh gets through after {step} of the {what}")
     known = [line.split()[-1] for line in (desk.folder / "known_hosts").read_text().splitlines()]
     assert known[0] == own.system.api("admin").get("api", "ca")["host_ca"].split()[1]
 
