@@ -104,6 +104,7 @@ class SpaceInfo(BaseModel):
     running: bool
     agentless: bool = Field(description="An ordinary sshd serves it, without an agent: forwards can only lead to it.")
     host_key: str | None = Field(description="The endpoint's public host key, for clients that pin it.")
+    host_keys: list[str] = Field(description="The same, and the one that it is going to show or has shown.")
     created_at: datetime
     last_seen: datetime | None
 
@@ -117,6 +118,7 @@ class SpaceInfo(BaseModel):
             running=running,
             agentless=space.agentless,
             host_key=space.host_key,
+            host_keys=space.host_keys,
             created_at=moment(space.created_at),
             last_seen=moment(space.last_seen) if space.last_seen else None,
         )
@@ -219,6 +221,10 @@ class CaInfo(BaseModel):
 class RotationOrder(Message):
     step: Step
     force: StrictBool = Field(default=False, description="Though somebody is left behind.")
+
+
+class HostKeyOrder(Message):
+    step: Step
 
 
 class DependentsInfo(BaseModel):

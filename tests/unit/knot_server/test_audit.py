@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from knot_server.actor import Actor
+from knot_server.actor import Actor, Grant, Scope
 from knot_server.usecases import audit as auditing
 from knot_server.usecases.audit import Audit, Event
 from knot_ssh.errors import BadInput, StoreUnavailable
