@@ -102,7 +102,7 @@ class ControlLink:
         self._farewell = reason
 
     async def change(self, membership: Membership) -> None:
-        """Our space has another name: wait until we are certified under it. All that is open goes on.
+        """Our space has another name, or zone: wait until we are certified under it. All that is open within the zone goes on.
 
         (The hub relays to us under the new name by itself.)
         """
@@ -200,7 +200,9 @@ class ControlLink:
         """This is what we are now."""
         before = self._credentials.membership
         self._home.update(membership)
-        self._credentials.membership = membership
+        self._credentials.become(membership)
+        if membership.zone != before.zone:
+            log.info("space moved", before=before.zone, zone=membership.zone)
         if membership.space != before.space:
             log.info("space renamed", before=before.space, space=membership.space)
 

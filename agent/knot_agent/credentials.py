@@ -25,8 +25,8 @@ RENEW_JITTER = 0.1
 
 @dataclass(slots=True)
 class Credentials:
-    """The agent's identity. Listeners hear of new certificates, of a new list of what is revoked or another owner or zone, and
-    when that list has become too old."""
+    """The agent's identity. Listeners hear of new certificates, of a new list of what is revoked, that the space has moved to
+    another zone, and when that list has become too old."""
 
     membership: Membership
     identity: Credential
@@ -34,6 +34,7 @@ class Credentials:
     revoked: RevocationList = NOTHING_REVOKED
     on_certificates: list[Callable[[], None]] = field(default_factory=list)
     on_revocations: list[Callable[[], None]] = field(default_factory=list)
+    on_moved: list[Callable[[], None]] = field(default_factory=list)
     on_outdated: list[Callable[[], None]] = field(default_factory=list)
     is_current: Callable[[], bool] = lambda: True
     """Whether what we know of revocations is recent enough to let anybody in by it."""
@@ -98,6 +99,13 @@ class Credentials:
         if revoked != self.revoked:
             self.revoked = revoked
             for listener in self.on_revocations:
+                listener()
+
+    def become(self, membership: Membership) -> None:
+        """This is what we are from now on."""
+        before, self.membership = self.membership, membership
+        if (before.owner, before.zone) != (membership.owner, membership.zone):
+            for listener in self.on_moved:
                 listener()
 
     def outdated(self) -> None:

@@ -85,6 +85,7 @@ class Endpoint:
             self._listener = plane.serve(sock, self._connection)
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
+        credentials.on_moved.append(self._cut_revoked)
         credentials.on_outdated.append(self._cut_all)
 
     def take_relayed(self, hub: ClientConnection) -> tuple[Channel, Inlet]:

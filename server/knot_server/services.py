@@ -63,7 +63,7 @@ class Services:
         spaces = Spaces(database, authority, revocations, roster, audit)
         enrolment = Enrolment(database, authority, revocations, audit, lifetime)
         forwarding = Forwarding(database, roster, audit)
-        renaming = Renaming(database, roster, enrolment, forwarding, audit)
+        renaming = Renaming(database, roster, enrolment, forwarding, revocations, audit)
         last_seen = LastSeen(database)
         registrations = Registrations(roster, forwarding, last_seen)
         control = Control(database, last_seen, roster, enrolment, forwarding, revocations)

@@ -40,7 +40,8 @@ class NewSpace(Message):
 
 
 class SpaceChange(Message):
-    name: SpaceName
+    name: SpaceName | None = Field(default=None, description="What it is to be called; as it is if left out.")
+    zone: Zone | None = Field(default=None, description="Where it is to lie; where it is if left out.")
 
 
 class NewToken(Message):

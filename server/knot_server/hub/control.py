@@ -85,10 +85,15 @@ class _Conversation:
         self._control = control
         self._key = key
         self._space = space
-        """As it was at login; its name may change."""
-        self._actor = Actor(space.principal.owner, zone=space.principal.zone, space=space.space_id)
+        """As it was at login; its name and zone may change."""
         self._greeted = False
         self._welcomed = False
+
+    @property
+    def _actor(self) -> Actor:
+        """On whose behalf it asks."""
+        principal = self.agent.principal
+        return Actor(principal.owner, zone=principal.zone, space=self.agent.space_id)
 
     def methods(self) -> dict[str, Method]:
         """Nothing but hello is answered before hello: only then the hub knows this agent, and can cut it off."""
@@ -119,8 +124,11 @@ class _Conversation:
             try:
                 await control.forwarding.forget_stopped(agent.space_id, hello.stopped)
                 forwards = await control.forwarding.stored(agent.space_id)
+                now = await control.enrolment.space(agent.space_id)
+                if now is None:
+                    raise KeyRefused
+                agent.name, agent.principal = now.name, now.principal  # from now on a change of either is told
                 target = await control.forwarding.target(self._actor, agent.space_id)
-                agent.name = target.name  # from now on a rename changes it
                 names = await self._names(hello.targets)
             except BaseException:
                 control.roster.leave(agent)
@@ -142,7 +150,7 @@ class _Conversation:
         for part in revoked:
             await agent.peer.notify("keys.listed", part)
         return Welcome(
-            membership=control.enrolment.membership(space).model_copy(update={"space": target.name}),
+            membership=control.enrolment.membership(now),
             forwards=forwards,
             revoked=last,
             names=names,

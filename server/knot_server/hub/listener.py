@@ -72,7 +72,7 @@ class Hub:
         self._lobby = Lobby(authority, enrolment, revocations, self.relay, registrations, subsystems, refusals=self.refusals)
         self._listener: Closeable | None = None
         revocations.on_change.append(self._drop_revoked)
-        renaming.on_rename.append(self.relay.rename)
+        renaming.on_change.append(self.relay.change)
 
     @property
     def host_key(self) -> str:

@@ -266,7 +266,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         users=Users(database, spaces, audit),
         enrolment=enrolment,
         forwarding=forwarding,
-        renaming=Renaming(database, roster, enrolment, forwarding, audit),
+        renaming=Renaming(database, roster, enrolment, forwarding, revocations, audit),
         revoking=Revoking(database, revocations, audit),
     )
     await database.close()
