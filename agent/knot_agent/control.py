@@ -108,7 +108,7 @@ class ControlLink:
         self._farewell = reason
 
     async def change(self, membership: Membership) -> None:
-        """Our space has another name, or other CAs are trusted. All that is open goes on.
+        """Our space has another name, or zone, or other CAs are trusted. All that is open within the zone goes on.
 
         Under a new name wait until we are certified under it. (The hub relays to us under it by itself.) By another CA we are
         certified soon, but not all the fleet at once.
@@ -227,6 +227,8 @@ class ControlLink:
         self._credentials.enter(membership)
         if membership.user_cas != before.user_cas or membership.host_cas != before.host_cas:
             log.info("trust changed", user_cas=_shown(membership.user_cas), host_cas=_shown(membership.host_cas))
+        if membership.zone != before.zone:
+            log.info("space moved", before=before.zone, zone=membership.zone)
         if membership.space != before.space:
             log.info("space renamed", before=before.space, space=membership.space)
 

@@ -95,6 +95,7 @@ class Endpoint:
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
         credentials.on_trust.append(self._cut_distrusted)
+        credentials.on_moved.append(self._cut_revoked)
         credentials.on_outdated.append(self._cut_all)
 
     def take_relayed(self, hub: ClientConnection) -> tuple[Channel, Inlet]:

@@ -78,7 +78,7 @@ class Hub:
         self._listener: Closeable | None = None
         self._options: SSHServerConnectionOptions | None = None
         revocations.on_change.append(self._drop_revoked)
-        renaming.on_rename.append(self.relay.rename)
+        renaming.on_change.append(self.relay.change)
 
     @property
     def host_key(self) -> str:

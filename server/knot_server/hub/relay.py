@@ -111,13 +111,17 @@ class Relay:
             del self._by_id[endpoint.space_id]
             self._take_name(endpoint)
 
-    def rename(self, space_id: SpaceId, name: SpaceName) -> None:
-        """Relay to this space under another name from now on. Its registrations stand, and so does what is open."""
+    def change(self, space_id: SpaceId, name: SpaceName, principal: Principal) -> None:
+        """Relay to this space under another name, or in another zone, from now on. Its registrations stand, and so does what is
+        open, but for callers who may not enter that zone."""
         self.renames += 1
         for endpoint in self._by_id.get(space_id, ()):
             self._take_name(endpoint)
-            endpoint.space = name
+            endpoint.space, endpoint.principal = name, principal
             self._give_name(endpoint)
+        for account in list(self._accounts.values()):
+            for passage in list(account.passages):
+                passage.end_unless_allowed()
 
     def request(
         self,
@@ -149,7 +153,7 @@ class Relay:
             self.refusals.count(TOO_MANY)
             self._note_refusal(client, TOO_MANY, host, port)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many relayed connections at once")
-        passage = Passage(self, account, caller, endpoint, partial(self._note_opened, caller, client, endpoint))
+        passage = Passage(self, account, caller, client, endpoint, partial(self._note_opened, caller, client, endpoint))
         return passage.near, passage
 
     @property
@@ -229,9 +233,16 @@ class Passage:
     """
 
     def __init__(
-        self, relay: Relay, account: Account, caller: ServerConnection, endpoint: Reachable, on_open: Callable[[], None]
+        self,
+        relay: Relay,
+        account: Account,
+        caller: ServerConnection,
+        client: ClientCertificate,
+        endpoint: Reachable,
+        on_open: Callable[[], None],
     ) -> None:
         self.connection = caller
+        self._client = client
         self.plane = relay.plane
         self.tally = relay.tally
         self._relay = relay
@@ -259,6 +270,11 @@ class Passage:
             return
         self._far = self._made(theirs)
         self._far.ask(self._endpoint.connection, self._endpoint.registered, RELAY_PORT, FORWARDED_TCPIP)
+
+    def end_unless_allowed(self) -> None:
+        """The endpoint may have moved to where the caller may not go."""
+        if self._endpoint.principal not in self._client.identity.principals:
+            self._end()
 
     def give_up(self) -> None:
         """The caller wants it no more; `channel_gone` comes."""
