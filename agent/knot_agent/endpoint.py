@@ -16,7 +16,16 @@ from knot_agent.credentials import Credentials
 from knot_agent.destinations import destinations
 from knot_agent.relaying import Inlet
 from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
-from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
+from knot_keys.connections import (
+    LOGIN_TIMEOUT,
+    ClientConnection,
+    Doorkeeper,
+    ServerConnection,
+    Shown,
+    close,
+    server_options,
+)
+from knot_keys.entrance import Entrance
 from knot_keys.permission import refuse_client
 from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
@@ -73,6 +82,7 @@ class Endpoint:
         self._rules = Rules(plane, credentials, allow)
         self._options: Any = None
         self._listener: Closeable | None = None
+        self._entrance: Entrance | None = None
         self._accepting = False
 
     async def serve(self, sock: socket.socket | None) -> None:
@@ -84,7 +94,8 @@ class Endpoint:
         self._options = await server_options(plane, lambda: EndpointDoorkeeper(self._rules), credentials.host)
         self._accepting = True
         if sock:
-            self._listener = plane.serve(sock, self._connection)
+            self._entrance = Entrance(self._accept, UNAUTHENTICATED_MAX, LOGIN_TIMEOUT)
+            self._listener = plane.listen(sock, self._entrance.come)
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
 
@@ -99,6 +110,8 @@ class Endpoint:
         self._accepting = False
         if self._listener:
             self._listener.close()
+        if self._entrance:
+            self._entrance.close()
 
     async def wait_idle(self) -> None:
         """Wait until every forwarded connection has ended, and its last byte is with the kernel."""
@@ -111,11 +124,8 @@ class Endpoint:
         self._rules.channels.abort()
         await self._rules.tasks.cancel()
 
-    def _connection(self) -> ServerConnection:
-        return ServerConnection(self._rules.plane, self._options)
-
     def _accept(self, sock: socket.socket) -> None:
-        self._rules.plane.accept(sock, self._connection())
+        self._rules.plane.accept(sock, ServerConnection(self._rules.plane, self._options))
 
     def _show_new_certificate(self) -> None:
         host = self._rules.credentials.host

@@ -159,6 +159,11 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
         super().__init__(plane, asyncio.get_running_loop(), options)
         self._tries = 0
 
+    def _cleanup(self, exc: Exception | None) -> None:
+        if not self._auth_complete:
+            self.plane.stranger_gone()
+        super()._cleanup(exc)
+
     async def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
         """What costs most of a key exchange is done when it is the stranger's turn; until then nothing more is read."""
         await super()._process_kexinit(pkttype, pktid, packet)

@@ -9,11 +9,21 @@ import asyncssh
 
 from knot_keys.authority import Authority
 from knot_keys.certificates import read_certificate
-from knot_keys.connections import Credential, ServerConnection, close, server_options
+from knot_keys.connections import LOGIN_TIMEOUT, Credential, ServerConnection, close, server_options
+from knot_keys.entrance import Entrance
 from knot_keys.identity import HubIdentity
 from knot_keys.keyfiles import public_line
 from knot_server.hub.control import Control
-from knot_server.hub.doorkeeper import LOGIN_REASONS, HubDoorkeeper, Joiner, Lobby, Member, Subsystem, Visitor
+from knot_server.hub.doorkeeper import (
+    LOGIN_REASONS,
+    UNAUTHENTICATED_MAX,
+    HubDoorkeeper,
+    Joiner,
+    Lobby,
+    Member,
+    Subsystem,
+    Visitor,
+)
 from knot_server.hub.joining import serve_joiner
 from knot_server.hub.plain import Plain, plain
 from knot_server.hub.relay import Relay
@@ -71,6 +81,7 @@ class Hub:
         }
         self._lobby = Lobby(authority, enrolment, revocations, self.relay, registrations, subsystems, refusals=self.refusals)
         self._listener: Closeable | None = None
+        self._entrance: Entrance | None = None
         revocations.on_change.append(self._drop_revoked)
         renaming.on_rename.append(self.relay.rename)
 
@@ -84,7 +95,10 @@ class Hub:
         sock = listen_on(address, what="--ssh")
         plane = self._plane
         options = await server_options(plane, lambda: HubDoorkeeper(self._lobby), self._credential())
-        self._listener = plane.serve(sock, lambda: ServerConnection(plane, options))
+        self._entrance = Entrance(
+            lambda accepted: plane.accept(accepted, ServerConnection(plane, options)), UNAUTHENTICATED_MAX, LOGIN_TIMEOUT
+        )
+        self._listener = plane.listen(sock, self._entrance.come)
         self._lobby.tasks.start(self._renew(options))
         return bound_address(sock)
 
@@ -93,6 +107,8 @@ class Hub:
         self.relay.stop_accepting()
         if self._listener:
             self._listener.close()
+        if self._entrance:
+            self._entrance.close()
 
     async def wait_idle(self) -> None:
         """Wait until nothing is being relayed."""
