@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.dialling import Dial
 from knot_ssh.dataplane.plane import Closeable, DataPlane
+from knot_ssh.dataplane.shares import Shares
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.logs import Sparing
 from knot_ssh.tasks import Tasks
@@ -56,7 +57,11 @@ class Rules:
     tally: Tally = field(default_factory=Tally)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
     turnstile: Turnstile = field(default_factory=Turnstile)
+    shares: Shares = field(init=False)
     tasks: Tasks = field(default_factory=Tasks)
+
+    def __post_init__(self) -> None:
+        self.shares = Shares(self.plane.limits)
 
     @property
     def budget(self) -> Budget:
@@ -144,7 +149,7 @@ class EndpointDoorkeeper(Doorkeeper):
     """One for each connection to the endpoint. The login name is not looked at: the certificate decides."""
 
     def __init__(self, rules: Rules) -> None:
-        super().__init__(rules.room, rules.turnstile, rules.tasks)
+        super().__init__(rules.room, rules.turnstile, rules.shares, rules.tasks)
         self._rules = rules
         self.client: ClientCertificate | None = None
         self._sparing = Sparing()
@@ -156,6 +161,12 @@ class EndpointDoorkeeper(Doorkeeper):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._rules.connected.discard(self)
+
+    @property
+    def peer_id(self) -> Hashable:
+        """A space's agent, or a person."""
+        identity = self.client.identity if self.client else None
+        return identity and (identity.role, identity.owner, identity.space_id)
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
         return self._judged(shown) is not None

@@ -11,12 +11,13 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import asyncssh
+import structlog
 from asyncssh.connection import SSHClientConnectionOptions, SSHServerConnectionOptions
 from asyncssh.constants import MSG_KEXINIT
 from asyncssh.packet import PacketDecodeError, SSHPacket, String
@@ -30,9 +31,12 @@ from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.connection import CarryingConnection
 from knot_ssh.dataplane.plane import DataPlane, dial
+from knot_ssh.dataplane.shares import Shares
 from knot_ssh.errors import KnotError, Unavailable
 from knot_ssh.tasks import Tasks
 from knot_ssh.words import printable
+
+log = structlog.get_logger(__name__)
 
 LOGIN_TIMEOUT = 10
 """Seconds for key exchange and login together."""
@@ -74,10 +78,12 @@ class Doorkeeper(asyncssh.SSHServer):
 
     connection: ServerConnection
 
-    def __init__(self, room: WaitingRoom, turnstile: Turnstile, tasks: Tasks) -> None:
+    def __init__(self, room: WaitingRoom, turnstile: Turnstile, shares: Shares, tasks: Tasks) -> None:
         self._room = room
         self._tasks = tasks
         self.turnstile = turnstile
+        self._shares = shares
+        self._joined: Hashable = None
         self._leaving: asyncio.Task[None] | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -87,11 +93,26 @@ class Doorkeeper(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._room.leave(self.connection)
+        if self._joined is not None:
+            self._shares.leave(self._joined)
+            self._joined = None
         if self._leaving:
             self._leaving.cancel()
 
     def auth_completed(self) -> None:
         self._room.leave(self.connection)
+        peer = self.peer_id
+        share = None if peer is None else self._shares.join(peer, self.connection.plane.reactor.now)
+        if share is None:
+            log.warning("connection refused", reason="too many of this peer", peer=self.peer)
+            raise asyncssh.DisconnectError(asyncssh.DISC_TOO_MANY_CONNECTIONS, "Too many connections at once")
+        self._joined = peer
+        self.connection.share = share
+
+    @property
+    def peer_id(self) -> Hashable:
+        """Who has logged in: whose connections and channels are counted together."""
+        raise NotImplementedError
 
     @property
     def peer(self) -> str:

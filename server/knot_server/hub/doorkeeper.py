@@ -9,7 +9,7 @@ anything else  a client certificate        `direct-tcpip` to endpoints of the sa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from knot_server.store.schema import Space
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.revocation import Revocations
+from knot_ssh.dataplane.shares import Shares
 from knot_ssh.errors import BadInput, KnotError
 from knot_ssh.names import RELAY_PORT, SpaceId
 from knot_ssh.tasks import Tasks
@@ -106,15 +107,19 @@ class Lobby:
     keepers: set[HubDoorkeeper] = field(default_factory=set)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
     turnstile: Turnstile = field(default_factory=Turnstile)
+    shares: Shares = field(init=False)
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
+
+    def __post_init__(self) -> None:
+        self.shares = Shares(self.relay.plane.limits)
 
 
 class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby.room, lobby.turnstile, lobby.tasks)
+        super().__init__(lobby.room, lobby.turnstile, lobby.shares, lobby.tasks)
         self._lobby = lobby
         self._login = ""
         self._served = False
@@ -129,6 +134,19 @@ class HubDoorkeeper(Doorkeeper):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._lobby.keepers.discard(self)
+
+    @property
+    def peer_id(self) -> Hashable:
+        """A token, a space by its key, a space by its certificate, or a person with whichever of their keys."""
+        match self._visitor:
+            case Joiner(token_id=token_id):
+                return "token", token_id
+            case Member(space_id=space_id):
+                return "member", space_id
+            case Caller(client=client):
+                return client.identity.role, client.identity.owner, client.identity.space_id
+            case _:
+                return None
 
     def begin_auth(self, username: str) -> bool:
         self._login = username
