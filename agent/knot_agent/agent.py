@@ -118,7 +118,7 @@ class Agent:
         self._links.on_target = self._memory.keep_target
         self._forwards = Forwards(plane, self._links, settings.connect_timeout, self._memory)
         self._filed = FiledForwards(file, membership.space_id, self._forwards, self._memory, self._locate)
-        self._endpoint = Endpoint(plane, self._credentials, settings.allow)
+        self._endpoint = Endpoint(plane, self._credentials, settings.allow, settings.bounds)
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
         )

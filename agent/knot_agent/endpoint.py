@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import asyncssh
@@ -15,9 +16,9 @@ import structlog
 from knot_agent.credentials import Credentials
 from knot_agent.destinations import destinations
 from knot_agent.relaying import Inlet
+from knot_keys.bounds import Bounds
 from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import (
-    LOGIN_TIMEOUT,
     ClientConnection,
     Doorkeeper,
     ServerConnection,
@@ -43,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 UNAUTHENTICATED_MAX = 256
 """Connections that have not logged in yet; some 17 KB each."""
+ENDPOINT_BOUNDS = Bounds(UNAUTHENTICATED_MAX)
 
 
 @dataclass(slots=True)
@@ -52,15 +54,18 @@ class Rules:
     plane: DataPlane
     credentials: Credentials
     allow: Collection[str]
+    bounds: Bounds = ENDPOINT_BOUNDS
     connected: set[EndpointDoorkeeper] = field(default_factory=set)
     channels: Channels = field(default_factory=Channels)
     tally: Tally = field(default_factory=Tally)
-    room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
-    turnstile: Turnstile = field(default_factory=Turnstile)
+    room: WaitingRoom = field(init=False)
+    turnstile: Turnstile = field(init=False)
     shares: Shares = field(init=False)
     tasks: Tasks = field(default_factory=Tasks)
 
     def __post_init__(self) -> None:
+        self.room = WaitingRoom(self.bounds.unauthenticated)
+        self.turnstile = Turnstile(self.bounds.key_exchanges)
         self.shares = Shares(self.plane.limits)
 
     @property
@@ -83,8 +88,14 @@ class Rules:
 class Endpoint:
     """Takes connections from a socket that is bound already, and those that come through the hub."""
 
-    def __init__(self, plane: DataPlane, credentials: Credentials, allow: Collection[str]) -> None:
-        self._rules = Rules(plane, credentials, allow)
+    def __init__(
+        self,
+        plane: DataPlane,
+        credentials: Credentials,
+        allow: Collection[str],
+        bounds: Bounds = ENDPOINT_BOUNDS,
+    ) -> None:
+        self._rules = Rules(plane, credentials, allow, bounds)
         self._options: Any = None
         self._listener: Closeable | None = None
         self._entrance: Entrance | None = None
@@ -95,11 +106,12 @@ class Endpoint:
 
         Host certificate and revocations are followed from then on.
         """
-        plane, credentials = self._rules.plane, self._rules.credentials
-        self._options = await server_options(plane, lambda: EndpointDoorkeeper(self._rules), credentials.host)
+        plane, credentials, bounds = self._rules.plane, self._rules.credentials, self._rules.bounds
+        keeper = partial(EndpointDoorkeeper, self._rules)
+        self._options = await server_options(plane, keeper, credentials.host, bounds.login_timeout)
         self._accepting = True
         if sock:
-            self._entrance = Entrance(self._accept, UNAUTHENTICATED_MAX, LOGIN_TIMEOUT)
+            self._entrance = Entrance(self._accept, bounds.unauthenticated, bounds.login_timeout, bounds.connections)
             self._listener = plane.listen(sock, self._entrance.come)
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
@@ -149,7 +161,7 @@ class EndpointDoorkeeper(Doorkeeper):
     """One for each connection to the endpoint. The login name is not looked at: the certificate decides."""
 
     def __init__(self, rules: Rules) -> None:
-        super().__init__(rules.room, rules.turnstile, rules.shares, rules.tasks)
+        super().__init__(rules.bounds, rules.room, rules.turnstile, rules.shares, rules.tasks)
         self._rules = rules
         self.client: ClientCertificate | None = None
         self._sparing = Sparing()

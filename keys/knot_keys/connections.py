@@ -23,6 +23,7 @@ from asyncssh.constants import MSG_KEXINIT
 from asyncssh.packet import PacketDecodeError, SSHPacket, String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, decode_ssh_public_key
 
+from knot_keys.bounds import LOGIN_TIMEOUT, Bounds
 from knot_keys.certificates import CertificateRefused, ClientCertificate
 from knot_keys.identity import Role
 from knot_keys.turns import Turnstile
@@ -38,8 +39,6 @@ from knot_ssh.words import printable
 
 log = structlog.get_logger(__name__)
 
-LOGIN_TIMEOUT = 10
-"""Seconds for key exchange and login together."""
 CONNECT_TIMEOUT = 3
 """Seconds for TCP to connect. Whoever dials tries again: soon after a network is back, and not at the kernel's next try."""
 KEEPALIVE_INTERVAL = 4
@@ -47,8 +46,6 @@ KEEPALIVE_COUNT = 3
 """A silent peer is given up after interval x (count + 1) = 16 s."""
 CLOCK_SECONDS = 60.0
 """How often the clock is looked at for a certificate's end, for it may be set meanwhile."""
-LOGIN_TRIES = 6
-"""Keys and passwords one connection may try (sshd's MaxAuthTries)."""
 
 ALGORITHMS: dict[str, Any] = {
     "kex_algs": ["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256"],
@@ -78,7 +75,8 @@ class Doorkeeper(asyncssh.SSHServer):
 
     connection: ServerConnection
 
-    def __init__(self, room: WaitingRoom, turnstile: Turnstile, shares: Shares, tasks: Tasks) -> None:
+    def __init__(self, bounds: Bounds, room: WaitingRoom, turnstile: Turnstile, shares: Shares, tasks: Tasks) -> None:
+        self.bounds = bounds
         self._room = room
         self._tasks = tasks
         self.turnstile = turnstile
@@ -226,7 +224,8 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
     def count_try(self) -> None:
         """Count one attempt to log in; the connection ends when there were too many."""
         self._tries += 1
-        if self._tries > LOGIN_TRIES:
+        keeper = self.get_owner()
+        if not isinstance(keeper, Doorkeeper) or self._tries > keeper.bounds.login_tries:
             raise asyncssh.DisconnectError(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many attempts to log in")
 
     def _signed(self, key: asyncssh.SSHKey, msg: bytes, signature: bytes) -> bool:
@@ -370,14 +369,14 @@ async def _client_options(
 
 
 async def server_options(
-    plane: DataPlane, doorkeeper: Callable[[], Doorkeeper], host: Credential
+    plane: DataPlane, doorkeeper: Callable[[], Doorkeeper], host: Credential, login_timeout: float = LOGIN_TIMEOUT
 ) -> SSHServerConnectionOptions:
     """What every server connection of ours is made with; `password` is the doorkeeper's to support."""
     options: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
         config=None, server_factory=doorkeeper, server_host_keys=[(host.key, host.certificate)], gss_host=None,
         x509_trusted_certs=None, x509_trusted_cert_paths=[], host_based_auth=False, kbdint_auth=False, allow_pty=False,
         x11_forwarding=False, agent_forwarding=False, allow_scp=False, line_editor=False, rdns_lookup=False,
-        login_timeout=LOGIN_TIMEOUT, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
+        login_timeout=login_timeout, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
         encoding=None, **(ALGORITHMS | plane.ssh_options),
     )  # fmt: skip
     return options

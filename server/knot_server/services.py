@@ -10,6 +10,7 @@ from knot_keys.keyfiles import load_key
 from knot_keys.passphrase import Passphrase
 from knot_server.hub.control import Control
 from knot_server.hub.listener import Hub
+from knot_server.hub.relay import RelayBounds
 from knot_server.roster import Roster
 from knot_server.settings import ServerSettings
 from knot_server.store.database import Database
@@ -66,6 +67,7 @@ class Services:
         forwarding = Forwarding(database, roster, audit)
         renaming = Renaming(database, roster, enrolment, forwarding, audit)
         last_seen = LastSeen(database)
+        relaying = RelayBounds(settings.max_relayed, settings.max_held_per_owner)
         registrations = Registrations(roster, forwarding, last_seen)
         control = Control(database, last_seen, roster, enrolment, forwarding, revocations)
         return cls(
@@ -81,7 +83,9 @@ class Services:
             last_seen=last_seen,
             renaming=renaming,
             control=control,
-            hub=Hub(plane, authority, host_key, enrolment, control, revocations, renaming, registrations),
+            hub=Hub(
+                plane, authority, host_key, enrolment, control, revocations, renaming, registrations, settings.bounds, relaying
+            ),
         )
 
     async def close(self) -> None:

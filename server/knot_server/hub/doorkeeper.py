@@ -19,6 +19,7 @@ import structlog
 from asyncssh.stream import SSHServerStreamSession
 
 from knot_keys.authority import Authority
+from knot_keys.bounds import Bounds
 from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 UNAUTHENTICATED_MAX = 1024
 """Connections that have not logged in yet; a fleet that comes back at once is among them."""
+HUB_BOUNDS = Bounds(UNAUTHENTICATED_MAX)
 REGISTRATIONS_MAX = 3
 """Requests to be relayed to that one connection may make; one of them can succeed."""
 JOIN_SECONDS = 60.0
@@ -104,14 +106,17 @@ class Lobby:
     registrations: Registrations
     subsystems: Mapping[type[Visitor], Mapping[str, Subsystem]]
     """What each kind of visitor is offered, by name."""
+    bounds: Bounds = HUB_BOUNDS
     keepers: set[HubDoorkeeper] = field(default_factory=set)
-    room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
-    turnstile: Turnstile = field(default_factory=Turnstile)
+    room: WaitingRoom = field(init=False)
+    turnstile: Turnstile = field(init=False)
     shares: Shares = field(init=False)
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
 
     def __post_init__(self) -> None:
+        self.room = WaitingRoom(self.bounds.unauthenticated)
+        self.turnstile = Turnstile(self.bounds.key_exchanges)
         self.shares = Shares(self.relay.plane.limits)
 
 
@@ -119,7 +124,7 @@ class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby.room, lobby.turnstile, lobby.shares, lobby.tasks)
+        super().__init__(lobby.bounds, lobby.room, lobby.turnstile, lobby.shares, lobby.tasks)
         self._lobby = lobby
         self._login = ""
         self._served = False

@@ -8,15 +8,16 @@ from functools import partial
 import asyncssh
 
 from knot_keys.authority import Authority
+from knot_keys.bounds import Bounds
 from knot_keys.certificates import read_certificate
-from knot_keys.connections import LOGIN_TIMEOUT, Credential, ServerConnection, close, server_options
+from knot_keys.connections import Credential, ServerConnection, close, server_options
 from knot_keys.entrance import Entrance
 from knot_keys.identity import HubIdentity
 from knot_keys.keyfiles import public_line
 from knot_server.hub.control import Control
 from knot_server.hub.doorkeeper import (
+    HUB_BOUNDS,
     LOGIN_REASONS,
-    UNAUTHENTICATED_MAX,
     HubDoorkeeper,
     Joiner,
     Lobby,
@@ -26,7 +27,7 @@ from knot_server.hub.doorkeeper import (
 )
 from knot_server.hub.joining import serve_joiner
 from knot_server.hub.plain import Plain, plain
-from knot_server.hub.relay import Relay
+from knot_server.hub.relay import RELAY_BOUNDS, Relay, RelayBounds
 from knot_server.refusals import Refusals
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.registration import Registrations
@@ -60,8 +61,11 @@ class Hub:
         revocations: Revocations,
         renaming: Renaming,
         registrations: Registrations,
+        bounds: Bounds = HUB_BOUNDS,
+        relaying: RelayBounds = RELAY_BOUNDS,
     ) -> None:
-        self.relay = Relay(plane)
+        self.relay = Relay(plane, relaying)
+        self._bounds = bounds
         self._plane = plane
         self._authority = authority
         self._host_key = host_key
@@ -79,7 +83,9 @@ class Hub:
                 KRL_SUBSYSTEM: plain(questions.krl),
             },
         }
-        self._lobby = Lobby(authority, enrolment, revocations, self.relay, registrations, subsystems, refusals=self.refusals)
+        self._lobby = Lobby(
+            authority, enrolment, revocations, self.relay, registrations, subsystems, bounds, refusals=self.refusals
+        )
         self._listener: Closeable | None = None
         self._entrance: Entrance | None = None
         revocations.on_change.append(self._drop_revoked)
@@ -94,9 +100,14 @@ class Hub:
         """Bind and start accepting; gives the address with the port that was bound. Raises BadInput when it is taken."""
         sock = listen_on(address, what="--ssh")
         plane = self._plane
-        options = await server_options(plane, lambda: HubDoorkeeper(self._lobby), self._credential())
+        bounds = self._bounds
+        keeper = partial(HubDoorkeeper, self._lobby)
+        options = await server_options(plane, keeper, self._credential(), bounds.login_timeout)
         self._entrance = Entrance(
-            lambda accepted: plane.accept(accepted, ServerConnection(plane, options)), UNAUTHENTICATED_MAX, LOGIN_TIMEOUT
+            lambda accepted: plane.accept(accepted, ServerConnection(plane, options)),
+            bounds.unauthenticated,
+            bounds.login_timeout,
+            bounds.connections,
         )
         self._listener = plane.listen(sock, self._entrance.come)
         self._lobby.tasks.start(self._renew(options))
