@@ -107,7 +107,7 @@ class AgentSettings(BaseModel):
         description="Connections that have not logged in, and as many that wait to be set up; more push out the oldest.",
     )
     login_timeout: float = Field(default=10, ge=1, le=120, description="Seconds for key exchange and login together.")
-    login_tries: int = Field(default=6, ge=1, le=100, description="Keys and tokens that one connection may try.")
+    login_tries: int = Field(default=6, ge=2, le=100, description="Keys and tokens that one connection may try.")
     max_connection_rate: int = Field(
         default=1000,
         ge=10,
