@@ -128,7 +128,7 @@ class Agent:
         self._filed = FiledForwards(
             file, membership.space_id, self._forwards, self._memory, self._locate, self._witness.forward
         )
-        self._endpoint = Endpoint(plane, self._credentials, settings.allow, self._witness)
+        self._endpoint = Endpoint(plane, self._credentials, settings.allow, settings.bounds, self._witness)
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
         )

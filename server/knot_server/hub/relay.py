@@ -54,6 +54,17 @@ REASONS = (NOT_REACHABLE, TOO_MANY, AGENT_REFUSED, *PERMISSION_REASONS)
 """Why a connection was not relayed."""
 
 
+@dataclass(frozen=True, slots=True)
+class RelayBounds:
+    """What one owner may use of the relay."""
+
+    connections: int = RELAYED_MAX
+    held: int = HELD_MAX
+
+
+RELAY_BOUNDS = RelayBounds()
+
+
 @dataclass(slots=True)
 class Reachable:
     """An endpoint that has asked to be relayed to. `space` is what it is called now."""
@@ -81,9 +92,10 @@ class Account:
 class Relay:
     """The endpoints that can be relayed to, and what is being relayed."""
 
-    def __init__(self, plane: DataPlane, audit: Audit | None = None) -> None:
+    def __init__(self, plane: DataPlane, audit: Audit | None = None, bounds: RelayBounds = RelayBounds()) -> None:
         self.plane = plane
         self._audit = audit
+        self._bounds = bounds
         self.tally = Tally()
         self.channels = Channels()
         self.renames = 0
@@ -148,8 +160,8 @@ class Relay:
                 asyncssh.OPEN_CONNECT_FAILED, "no space of yours that can be reached has that name or id"
             )
         owner = client.identity.owner
-        account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX, return_free_memory, within=self.plane.budget)))
-        if len(account.passages) >= RELAYED_MAX or not self._accepting:
+        account = self._accounts.setdefault(owner, Account(self._budget()))
+        if len(account.passages) >= self._bounds.connections or not self._accepting:
             self.refusals.count(TOO_MANY)
             self._note_refusal(client, TOO_MANY, host, port)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many relayed connections at once")
@@ -205,6 +217,9 @@ class Relay:
         account = self._accounts.get(owner)
         if account and not account.passages:
             del self._accounts[owner]
+
+    def _budget(self) -> Budget:
+        return Budget(self._bounds.held, return_free_memory, within=self.plane.budget)
 
     def _give_name(self, endpoint: Reachable) -> None:
         self._by_name[endpoint.principal.owner, str(endpoint.space)] = endpoint.space_id
