@@ -339,6 +339,12 @@ class Membership(Message):
         return others | {"user_cas": [fields["user_ca"]], "host_cas": [fields.get("host_ca")]}
 
 
+class HostKey(Message):
+    """A host key that an agent is to show, or has made for that (an OpenSSH public key line)."""
+
+    public_key: str = Field(max_length=2048)
+
+
 class Trust(Message):
     """What an agent says it trusts by now: fingerprints of CAs of either kind."""
 

@@ -53,6 +53,7 @@ from knot_ssh.wire import (
     ForwardStarted,
     ForwardStatus,
     Hello,
+    HostKey,
     Membership,
     Nothing,
     OnSpace,
@@ -113,6 +114,7 @@ class Agent:
         file: SettingsFile | None = None,
     ) -> None:
         self._settings = settings
+        self._home = home
         self._sock = sock
         self._credentials = Credentials(membership, home.identity(), home.host())
         self._memory = Memory(home.folder, membership.space_id)
@@ -219,6 +221,8 @@ class Agent:
             "forward.apply": (ApplyOrder, self._apply),
             "forward.list": (Nothing, self._list),
             "membership.changed": (Membership, self._membership_changed),
+            "host_key.prepare": (Nothing, self._prepare_host_key),
+            "host_key.activate": (HostKey, self._activate_host_key),
             "target.changed": (Target, self._target_changed),
             "keys.listed": (Revoked, self._listed),
             "keys.revoked": (Revoked, self._revoked),
@@ -245,6 +249,13 @@ class Agent:
     async def _membership_changed(self, membership: Membership) -> None:
         await self._settled.wait()
         await self._control.change(membership)
+
+    async def _prepare_host_key(self, _request: Nothing) -> HostKey:
+        return HostKey(public_key=self._home.prepare_host_key())
+
+    async def _activate_host_key(self, key: HostKey) -> None:
+        await self._settled.wait()
+        await self._control.change_host_key(key.public_key)
 
     async def _target_changed(self, target: Target) -> None:
         await self._settled.wait()

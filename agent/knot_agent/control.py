@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from knot_agent.credentials import Credentials
 from knot_agent.home import Home
-from knot_keys.certificates import check_client, check_endpoint, check_hub, read_certificate
+from knot_keys.certificates import UNKNOWN_CA, check_client, check_endpoint, check_hub, read_certificate
 from knot_keys.connections import ClientConnection, ForwardedFrom, HostRefused, close, connect
 from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, prove
@@ -40,6 +40,12 @@ STEADY = 5.0
 """Seconds a connection must have lived for the next one to be made without much waiting."""
 SHORT_LIVES_WAIT = 3.0
 """Seconds between connections at most that do not last."""
+
+MISSED = (
+    ". Where this is our hub, its CA was changed while this agent was away: "
+    "join again with a token from `knot space token NAME`"
+)
+"""What to do about a hub whose certificate is by a CA that we do not know."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Introduce = Callable[[str], Hello]
@@ -116,6 +122,14 @@ class ControlLink:
             self._renewal_due.set()
             await self._renewed.wait()
 
+    async def change_host_key(self, line: str) -> None:
+        """Show the host key that was prepared: wait until it is certified. Live connections keep the key they began with."""
+        self._home.activate_host_key(line)
+        while public_line(self._credentials.host.key) != line:
+            self._renewed.clear()
+            self._renewal_due.set()
+            await self._renewed.wait()
+
     async def run(self) -> None:
         """Stay connected until cancelled; raises KeyRefused when the hub no longer accepts our key."""
         loop = asyncio.get_running_loop()
@@ -156,7 +170,7 @@ class ControlLink:
         except asyncssh.PermissionDenied:
             raise KeyRefused from None
         except HostRefused as error:
-            raise Unavailable(str(error)) from None
+            raise Unavailable(f"{error}{MISSED if str(error).endswith(UNKNOWN_CA) else ''}") from None
 
     async def _converse(self, connection: ClientConnection) -> None:
         """Say hello, be certified in time, and serve until the connection ends."""

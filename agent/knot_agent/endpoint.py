@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncssh
 import structlog
+from asyncssh.public_key import SSHOpenSSHCertificate
 
 from knot_agent.credentials import Credentials
 from knot_agent.destinations import destinations
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 UNAUTHENTICATED_MAX = 256
 """Connections that have not logged in yet; some 17 KB each."""
+
+PLAIN_KEY = "a plain key"
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ class Endpoint:
     def __init__(
         self, plane: DataPlane, credentials: Credentials, allow: Collection[str], witness: Witness | None = None
     ) -> None:
-        self._rules = Rules(plane, credentials, allow, witness=witness or Witness())
+        self._rules = Rules(plane, credentials, allow, witness=Witness() if witness is None else witness)
         self._options: Any = None
         self._listener: Closeable | None = None
         self._accepting = False
@@ -161,6 +164,7 @@ class EndpointDoorkeeper(Doorkeeper):
         super().__init__(rules.room, rules.turnstile, rules.tasks)
         self._rules = rules
         self.client: ClientCertificate | None = None
+        self._kinds: set[type[Shown]] = set()
         self._sparing = Sparing()
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -170,8 +174,11 @@ class EndpointDoorkeeper(Doorkeeper):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._rules.connected.discard(self)
+        if self._kinds == {asyncssh.SSHKey}:
+            self._rules.witness.login_refused(PLAIN_KEY, self.peer)
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
+        self._kinds.add(asyncssh.SSHKey if isinstance(shown, asyncssh.SSHKey) else SSHOpenSSHCertificate)
         return self._judged(shown) is not None
 
     def entered(self, login: str, shown: Shown) -> None:
@@ -212,14 +219,14 @@ class EndpointDoorkeeper(Doorkeeper):
         credentials = self._rules.credentials
         try:
             if isinstance(shown, asyncssh.SSHKey):
-                raise CertificateRefused("a plain key")
+                raise CertificateRefused(PLAIN_KEY)
             if not credentials.is_current():
                 raise CertificateRefused(OUTDATED)
             client = check_client(shown, credentials.user_cas, credentials.revoked)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
-            serial = None if isinstance(shown, asyncssh.SSHKey) else serial_of(shown)
-            self._rules.witness.login_refused(str(error), self.peer, serial)
+            if not isinstance(shown, asyncssh.SSHKey):  # stock ssh shows the bare key before each certificate
+                self._rules.witness.login_refused(str(error), self.peer, serial_of(shown))
             return None
         refusal = self._refusal_of(client)
         if refusal:

@@ -17,6 +17,7 @@ from knot_server.usecases.audit import Audit
 from knot_server.usecases.auditkeeping import Keeping
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
+from knot_server.usecases.hostkeys import HostKeys
 from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
@@ -51,6 +52,7 @@ class Services:
     renaming: Renaming
     control: Control
     rotations: Rotations
+    host_keys: HostKeys
     hub: Hub
     hub_address: str = ""
     """host:port as others see the hub; known once it listens."""
@@ -96,6 +98,7 @@ class Services:
             renaming=renaming,
             control=control,
             rotations=rotations,
+            host_keys=HostKeys(database, roster, audit),
             hub=hub,
         )
 

