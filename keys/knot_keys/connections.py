@@ -251,7 +251,7 @@ ForwardedFrom = Callable[["ClientConnection"], tuple[Channel, Any]]
 class HostRefused(KnotError):
     """The machine that answered is not the one we want."""
 
-    code = "host_refused"
+    code = "wrong_host"
 
 
 class ClientConnection(CarryingConnection, asyncssh.SSHClientConnection):
