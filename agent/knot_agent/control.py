@@ -250,6 +250,7 @@ class ControlLink:
                 wait = RENEW_RETRY
             else:
                 self._renewed.set()
+                await self._confirm()  # again, for the store may have been away
                 wait = self._credentials.renewal_wait()
 
     async def _renew(self, peer: Peer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,7 @@ class _Conversation:
         self._address = address
         self._sightings = Sightings(control.database, control.audit, space.space_id)
         self._trusts = set(space.trusts.split())
+        self._trusting = asyncio.Lock()
         self._greeted = False
         self._welcomed = False
 
@@ -180,10 +182,11 @@ class _Conversation:
         await self._sightings.take(self._actor, report)
 
     async def trust(self, trust: Trust) -> None:
-        """Take down whom the agent trusts, where that is news."""
-        if set(trust.cas) != self._trusts:
-            await self._control.enrolment.trusts(self.agent.space_id, self._key, trust.cas)
-            self._trusts = set(trust.cas)
+        """Take down whom the agent trusts, where that is news; what it says last counts."""
+        async with self._trusting:
+            if set(trust.cas) != self._trusts:
+                await self._control.enrolment.trusts(self.agent.space_id, self._key, trust.cas)
+                self._trusts = set(trust.cas)
 
     async def locate(self, question: TargetQuestion) -> Target:
         target = await self._control.forwarding.target(self._actor, question.space)
