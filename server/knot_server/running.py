@@ -20,6 +20,7 @@ from knot_server.http.app import make_app
 from knot_server.http.protocol import Protocol
 from knot_server.services import HUB_KEY_FILE, Services
 from knot_server.store.database import STORE_FILE, Database
+from knot_server.store.journal import JOURNAL_FILE
 from knot_server.usecases.users import add_user
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
@@ -78,7 +79,7 @@ async def _initialised(folder: Path, admin: Owner) -> str:
 def _take_away(folder: Path) -> None:
     """Remove what a failed start has made, also `.pub`, `-wal` and the like beside the files."""
     for made in folder.iterdir():
-        if made.name.startswith(FILES) and made.is_file():
+        if made.name.startswith((*FILES, JOURNAL_FILE)) and made.is_file():
             made.unlink()
 
 
