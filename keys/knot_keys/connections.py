@@ -21,7 +21,7 @@ from asyncssh.kex import get_kex_algs
 from asyncssh.packet import SSHPacket, String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, decode_ssh_public_key
 
-from knot_keys.certificates import CertificateRefused, ClientCertificate
+from knot_keys.certificates import OUT_OF_TIME, CertificateRefused, ClientCertificate
 from knot_keys.identity import Role
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.addresses import Address
@@ -350,7 +350,8 @@ def _translated(error: BaseException, where: str, connection: ClientConnection) 
     if isinstance(error, asyncssh.PermissionDenied):
         return error
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return HostRefused(f"{where} is not the host we want: {connection.refusal}")
+        hint = " (or this machine's clock is wrong)" if connection.refusal in OUT_OF_TIME else ""
+        return HostRefused(f"{where} is not the host we want: {connection.refusal}{hint}")
     if isinstance(error, asyncssh.Error):
         greeted = connection.get_extra_info("server_version")
         return Unavailable(f"{where}: {printable(error.reason) if greeted else 'no SSH server answers there'}")
