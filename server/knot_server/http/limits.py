@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from knot_server.http import strictjson
 from knot_server.http.problems import problem
 from knot_server.refusals import Refusals
-from knot_ssh.errors import KnotError, NotJson, TooLarge
+from knot_ssh.errors import BadInput, KnotError, NotJson, TooLarge
 
 BODY_LIMIT = 512 * 1024
 """Bytes: as many forwards as a space may have fit, with the longest names and on lines of their own."""
@@ -40,6 +41,11 @@ class BodyRules:
                 break
         if body and not _is_json(scope):
             await self._refuse(NotJson())(scope, receive, send)
+            return
+        try:
+            strictjson.check(bytes(body))
+        except BadInput as error:
+            await self._refuse(error)(scope, receive, send)
             return
         await self._app(scope, _replay(bytes(body), receive), send)
 
