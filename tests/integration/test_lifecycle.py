@@ -180,9 +180,7 @@ def test_deleted_space_is_cut_off_at_once(pair: Pair) -> None:
     pair.frontend.knot("port", "stop", str(into))
 
 
-@pytest.mark.threat(
-    22, "a space is deleted, another of its name is made", "the forward to the first says that its target is gone"
-)
+@pytest.mark.threat(22, "a space is deleted, another of its name is made", "the forward says that its target is gone")
 def test_a_new_space_of_the_same_name_is_another(pair: Pair, figure: Figure) -> None:
     """A forward stays with the space it was made for: a re-created name does not inherit it."""
     first = pair.system.space("phoenix")

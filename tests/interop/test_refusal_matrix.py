@@ -165,9 +165,7 @@ def lab(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(pair, tmp_path_factory.mktemp("matrix"))
 
 
-@pytest.mark.threat(
-    3, "principals, options, dates, CAs and kinds of certificate that are not right", "refused, with the reason"
-)
+@pytest.mark.threat(3, "wrong principals, options, dates, CAs, kinds of certificate", "refused, with the reason")
 @pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
 @pytest.mark.parametrize("name", [*CASES, *OF_AGENTS])
 def test_refused(lab: Lab, figure: Figure, door: Door, name: str) -> None:

@@ -37,14 +37,16 @@ PARTS = [
 ]
 AN_ID = "0b5f2c1e-8a44-4d6e-9d0a-3f1f7c1a2b3c"
 KEY_IDS = ["person/alice/eu/-/-", "person/alice/eu,us/-/-", f"agent/alice/eu/backend/{AN_ID}", "person/bob/eu/-/-", "", "x"]
+RIGHT = [(["alice@eu"], KEY_IDS[0]), (["alice@eu", "alice@us"], KEY_IDS[1]), (["alice@eu"], KEY_IDS[2])]
 texts = st.sampled_from(PARTS) | st.text(alphabet="abeu@,*-. ", max_size=12)
-LOGINS = ("alice", "alice@eu", "bob", "bob@eu", "root", "", "alice@eu,bob@eu", "knot\0", "../x", "x" * 1000)
+FIELDS = st.sampled_from(RIGHT) | st.tuples(
+    st.lists(texts, max_size=4), st.sampled_from(KEY_IDS) | st.text(alphabet="/aliceubobperson-,", max_size=20)
+)
+LOGINS = ("alice", "alice@eu", "bob", "bob@eu", "root", "", "alice@eu,bob@eu", "../x", "x" * 1000)
 
 
 @pytest.mark.threat(
-    3,
-    f"{EXAMPLES} certificates with generated principals and key ids, by our own CA",
-    "good only if one owner's, each zone once",
+    3, f"{EXAMPLES} generated lists of principals, certified", "good only if one owner's, each zone once"
 )
 def test_generated_principals(figure: Figure) -> None:
     """Whatever stands in a certificate, who is let in has one owner, and exactly the principals that are written in it."""
@@ -52,9 +54,10 @@ def test_generated_principals(figure: Figure) -> None:
     good = refused = 0
 
     @settings(max_examples=EXAMPLES, deadline=None, database=None)
-    @given(st.lists(texts, max_size=4), st.sampled_from(KEY_IDS) | st.text(alphabet="/aliceubobperson-,", max_size=20))
-    def judged(names: list[str], key_id: str) -> None:
+    @given(FIELDS)
+    def judged(fields: tuple[list[str], str]) -> None:
         nonlocal good, refused
+        names, key_id = fields
         now = int(time.time())
         certificate = ca.generate_user_certificate(
             key, key_id, principals=names, valid_after=now - 60, valid_before=now + 600,
@@ -76,7 +79,7 @@ def test_generated_principals(figure: Figure) -> None:
     judged()
     figure(f"{good} good, {refused} refused")
     assert good
-    assert refused > good
+    assert refused
 
 
 @pytest.mark.threat(3, "login names that say who one would like to be", "they change nothing")

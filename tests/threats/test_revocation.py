@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conftest import Pair
-from tests.faults.beds import forward, start_agent
+from tests.faults.beds import Settings, forward, start_agent
 from tests.faults.victims import in_time, steadily
 from tests.support.figures import Figure
 from tests.support.services import connect, serving
@@ -19,7 +19,7 @@ from tests.support.system import AgentOf, System
 
 SOON = 2
 """Seconds, from the table."""
-NOWHERE = {"advertise": ["127.0.0.1:1"]}
+NOWHERE: Settings = {"advertise": ["127.0.0.1:1"]}
 """Settings of an agent that is reached by relay alone."""
 PIECE = bytes(1024)
 

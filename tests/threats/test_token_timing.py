@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,7 +18,7 @@ SHA256 = 64
 
 
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What is compared in constant time from now on."""
     found: list[tuple[str, str]] = []
     real = hmac.compare_digest
@@ -29,7 +28,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]
         return real(a, b)
 
     monkeypatch.setattr(hmac, "compare_digest", spy)
-    yield found
+    return found
 
 
 @pytest.mark.threat(19, "wrong API tokens, right up to any character", "found by public id; hashes compared in constant time")

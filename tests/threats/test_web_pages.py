@@ -20,9 +20,7 @@ def new_space(name: str) -> bytes:
     return json.dumps({"name": name, "zone": "eu"}).encode()
 
 
-def asked(
-    pair: Pair, path: str = "/api/spaces", body: bytes | None = None, token: bool = True, **headers: str
-) -> tuple[int, Any]:
+def asked(pair: Pair, path: str = "/api/spaces", body: bytes | None = None, token: bool = True, **headers: str) -> int:
     """Status of the answer to a request with these headers besides a good token."""
     known = {"Authorization": f"Bearer {pair.system.user('alice')}"} if token else {}
     method = "POST" if body is not None else "GET"

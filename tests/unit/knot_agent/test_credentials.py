@@ -31,9 +31,7 @@ def test_renewed_at_two_thirds(office: Office, lifetime: int) -> None:
         assert due * 0.85 <= credentials.renewal_wait(NOW) <= due * 1.01
 
 
-@pytest.mark.threat(
-    21, "a wrong clock, and when certificates are renewed", "at two thirds of their life, by the monotonic clock"
-)
+@pytest.mark.threat(21, "a wrong clock, and when certificates are renewed", "after 2/3 of their life, by the monotonic clock")
 def test_wrong_clock_does_not_matter_to_a_new_certificate(office: Office, figure: Figure) -> None:
     """Right after issue the wait is counted from the certificate's own dates, whatever our clock says."""
     wait = issued(office, 3600).renewal_wait()
