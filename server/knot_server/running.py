@@ -31,7 +31,7 @@ from knot_ssh.names import Owner
 
 log = structlog.get_logger(__name__)
 
-FILES = (USER_CA_FILE, HOST_CA_FILE, HUB_KEY_FILE, STORE_FILE)
+FILES = (USER_CA_FILE, HOST_CA_FILE, HUB_KEY_FILE, STORE_FILE, JOURNAL_FILE)
 """What makes a data folder a server's."""
 DRAIN_SECONDS = 5
 """How long requests in progress, and what is being relayed, may take after SIGTERM."""
@@ -79,7 +79,7 @@ async def _initialised(folder: Path, admin: Owner) -> str:
 def _take_away(folder: Path) -> None:
     """Remove what a failed start has made, also `.pub`, `-wal` and the like beside the files."""
     for made in folder.iterdir():
-        if made.name.startswith((*FILES, JOURNAL_FILE)) and made.is_file():
+        if made.name.startswith(FILES) and made.is_file():
             made.unlink()
 
 

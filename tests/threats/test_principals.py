@@ -45,9 +45,7 @@ FIELDS = st.sampled_from(RIGHT) | st.tuples(
 LOGINS = ("alice", "alice@eu", "bob", "bob@eu", "root", "", "alice@eu,bob@eu", "../x", "x" * 1000)
 
 
-@pytest.mark.threat(
-    3, f"{EXAMPLES} generated lists of principals, certified", "good only if one owner's, each zone once"
-)
+@pytest.mark.threat(3, f"{EXAMPLES} generated lists of principals, certified", "good only if one owner's, each zone once")
 def test_generated_principals(figure: Figure) -> None:
     """Whatever stands in a certificate, who is let in has one owner, and exactly the principals that are written in it."""
     ca, key = new_key("ca"), new_key("client")

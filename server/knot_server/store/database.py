@@ -38,8 +38,9 @@ class Database:
 
     @classmethod
     async def create(cls, folder: Path) -> Database:
-        """Make a new store file, 0600, and its tables; raises FileExistsError where there is one."""
+        """Make a new store file and its journal, 0600, and the tables; raises FileExistsError where there is one."""
         create_private_file(folder / STORE_FILE, b"")
+        Journal.create(folder)
         return await cls._migrated(folder / STORE_FILE)
 
     @classmethod

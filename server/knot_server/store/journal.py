@@ -15,10 +15,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from knot_ssh.errors import KnotError, StoreUnavailable
 from knot_ssh.files import create_private_file, read_secret, replace_file
+
+log = structlog.get_logger(__name__)
 
 JOURNAL_FILE = "journal"
 BACKUP_AGE = 366 * 24 * 3600
@@ -87,11 +90,20 @@ class Journal:
         self._add(entries)
 
     @classmethod
+    def create(cls, folder: Path) -> None:
+        """Make an empty one, 0600; raises FileExistsError where there is one."""
+        create_private_file(folder / JOURNAL_FILE, b"")
+
+    @classmethod
     def open(cls, folder: Path) -> Journal:
-        """Read it, made where there is none; what has run out is dropped. Raises KnotError for a loose or damaged one."""
+        """Read it; what has run out is dropped. Raises KnotError for a loose or damaged one.
+
+        Where there is none it is made: a store without one is no worse off than before, and that is told.
+        """
         file = folder / JOURNAL_FILE
         if not file.exists():
-            create_private_file(file, b"")
+            log.warning("journal made anew", file=str(file), reason="there was none; do not put back an older store")
+            cls.create(folder)
         text = read_secret(file)
         now = time.time()
         journal = cls(file, (entry for entry in _read(file, text) if entry.until > now))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from knot_keys.certificates import LIFETIME
 from knot_keys.keyfiles import fingerprint
@@ -174,6 +175,14 @@ async def test_damage_is_no_beginning(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("certificate", "certainly", 1))
     with pytest.raises(KnotError, match="journal:1 is damaged"):
         Journal.open(tmp_path)
+
+
+async def test_missing_journal_is_told_of(tmp_path: Path) -> None:
+    """A store whose journal is gone works, and says once what is not promised any more."""
+    with structlog.testing.capture_logs() as logs:
+        Journal.open(tmp_path)
+        Journal.open(tmp_path)
+    assert [entry["event"] for entry in logs] == ["journal made anew"]
 
 
 async def test_loose_journal_is_refused(tmp_path: Path) -> None:
