@@ -19,7 +19,7 @@ from tests.support.rawssh import Denied, RawSSH, Refused
 from tests.threats.test_identities import certified
 from tests.threats.test_strangers import Strangers
 
-EXAMPLES = 5_000 if FULL else 200
+EXAMPLES = 2_000 if FULL else 200
 PARTS = [
     "alice@eu",
     "alice@us",
