@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import urllib3
 
 from knot_ssh.addresses import is_server_url
 from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, Unavailable, error_for
+from knot_ssh.trust import BY_SYSTEM, Trust
 
 ANSWER_LIMIT = 1 << 26
 """Bytes of an answer: a list of 100,000 spaces, or of a million revoked serials, is shorter."""
 GATEWAY_STATUSES = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 """How a proxy says, in words of its own, that the server is away."""
+
+Query = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,9 @@ USUAL = Patience()
 class Api:
     """One server, as one user. Every method raises the error that the server answered with, or Unavailable."""
 
-    def __init__(self, server: str, token: str, patience: Patience = USUAL) -> None:
-        """`server` is the URL; raises BadInput for anything else. The token is sent in a header alone."""
+    def __init__(self, server: str, token: str, patience: Patience = USUAL, trust: Trust = BY_SYSTEM) -> None:
+        """`server` is the URL; raises BadInput for anything else. The token is sent in a header alone, and over TLS unless
+        to this machine."""
         if "@" in server:
             raise BadInput("the server's URL must hold no name and no password: the API token says who you are")
         if not is_server_url(server):
@@ -45,17 +50,20 @@ class Api:
             )
         if not token.isascii() or not token.isprintable() or " " in token:
             raise NotAuthenticated("the API token is not one: it must be copied whole, without spaces")
+        trust.check(server)
         self._server = server.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         timeout = urllib3.Timeout(connect=patience.connect, read=patience.read)
-        self._pool = urllib3.PoolManager(retries=False, timeout=timeout)
+        context = trust.context() if server.startswith("https:") else None
+        self._pool = urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=context)
 
     def close(self) -> None:
         """Close the connections that are kept for further requests; the client may still be used."""
         self._pool.clear()
 
-    def get(self, *path: str) -> Any:
-        return self._call("GET", path)
+    def get(self, *path: str, query: Query = ()) -> Any:
+        """`query`: pairs of a parameter and its value. No secret goes there."""
+        return self._call("GET", path, query=query)
 
     def get_bytes(self, *path: str) -> bytes:
         """What stands there, as it is."""
@@ -73,21 +81,23 @@ class Api:
     def delete(self, *path: str) -> Any:
         return self._call("DELETE", path)
 
-    def _call(self, method: str, path: tuple[str, ...], body: Any = None) -> Any:
-        status, data = self._request(method, path, None if body is None else json.dumps(body).encode())
+    def _call(self, method: str, path: tuple[str, ...], body: Any = None, query: Query = ()) -> Any:
+        status, data = self._request(method, path, None if body is None else json.dumps(body).encode(), query)
         answer = self._parsed(data, status)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             raise _error(answer, status)
         return answer
 
-    def _request(self, method: str, path: tuple[str, ...], data: bytes | None = None) -> tuple[int, bytes]:
+    def _request(self, method: str, path: tuple[str, ...], data: bytes | None = None, query: Query = ()) -> tuple[int, bytes]:
         """The answer's status and body."""
-        url = "/".join([self._server, *(quote(step, safe="") for step in path)])
+        url = "/".join([self._server, *(quote(step, safe="") for step in path)]) + ("?" + urlencode(query) if query else "")
         try:
             response = self._pool.request(
                 method, url, body=data, headers=self._headers, redirect=False, preload_content=False, decode_content=False
             )
             body = bytes(response.read(ANSWER_LIMIT + 1))
+        except urllib3.exceptions.SSLError as error:
+            raise KnotError(f"the server at {self._server} cannot be trusted: {_distrust(error)}") from None
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(f"the server at {self._server} did not answer: {_cause(error)}") from None
         if len(body) > ANSWER_LIMIT:
@@ -108,6 +118,14 @@ def _error(answer: Any, status: int) -> KnotError:
     if isinstance(answer, dict) and isinstance(answer.get("error"), str):
         return error_for(str(answer.get("code")), answer["error"])
     return KnotError(f"the server answered {status}")
+
+
+def _distrust(error: urllib3.exceptions.SSLError) -> str:
+    """What is wrong with the server's certificate, and what to do."""
+    reason = str(getattr(error.args[0] if error.args else None, "verify_message", "") or "")
+    if not reason:
+        return "it does not speak TLS as we do; is that an https server?"
+    return f"{reason.rstrip('.')}. Where it has a CA of its own, name that: `knot login --ca FILE`, or KNOT_CA_FILE"
 
 
 def _cause(error: urllib3.exceptions.HTTPError) -> str:

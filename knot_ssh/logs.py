@@ -10,6 +10,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
+from knot_ssh.words import escaped
+
 LEVEL = logging.INFO
 
 
@@ -73,11 +75,5 @@ def configure_logs() -> None:
 
 def one_line(_logger: Any, _name: str, record: EventDict) -> str:
     """`time level event key=value …`, with every value as an escaped literal where it is not a plain word."""
-    head = [record.pop("timestamp", "-"), str(record.pop("level", "-")), _escaped(record.pop("event", ""), spaces=True)]
-    return " ".join([*head, *(f"{key}={_escaped(value)}" for key, value in sorted(record.items()))])
-
-
-def _escaped(value: object, *, spaces: bool = False) -> str:
-    text = str(value)
-    plain = text.isascii() and text.isprintable() and '"' not in text and "=" not in text
-    return text if plain and text and (spaces or " " not in text) else ascii(text)
+    head = [record.pop("timestamp", "-"), str(record.pop("level", "-")), escaped(record.pop("event", ""), spaces=True)]
+    return " ".join([*head, *(f"{key}={escaped(value)}" for key, value in sorted(record.items()))])

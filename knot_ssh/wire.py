@@ -6,9 +6,19 @@ One definition for every door, so that the same request means the same wherever 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
 from knot_ssh.addresses import Address
 from knot_ssh.errors import SENTENCE_LIMIT, BadInput
@@ -40,6 +50,7 @@ CONTROL_SUBSYSTEM = "knot-control"
 JOIN_SSHD_SUBSYSTEM = "knot-join-sshd"
 HOST_CERTIFICATE_SUBSYSTEM = "knot-host-certificate"
 KRL_SUBSYSTEM = "knot-krl"
+TRUST_SUBSYSTEM = "knot-trust"
 """The same for machines with an ordinary sshd: a request on stdin if it takes one, the answer on stdout, an exit status."""
 
 SpaceReference = Annotated[
@@ -297,15 +308,41 @@ class JoinRequest(Message):
     signature: str = Field(max_length=512, description="Base64 of the key's signature over the challenge.")
 
 
+CAS_MAX = 4
+"""CAs of one kind that may be trusted at a time; a rotation has two."""
+Cas = Annotated[list[str], Field(min_length=1, max_length=CAS_MAX)]
+
+
 class Membership(Message):
-    """What an agent is, told at joining: its space, and the CAs it trusts (OpenSSH public key lines)."""
+    """What an agent is, told at joining: its space, and the CAs it trusts (OpenSSH public key lines).
+
+    Of each kind the first CA is the one that signs: who has a certificate by another one is to renew it.
+    """
 
     space_id: SpaceId
     space: SpaceName
     owner: Owner
     zone: Zone
-    user_ca: str
-    host_ca: str
+    user_cas: Cas
+    host_cas: Cas
+    distrusted: list[str] = Field(
+        default=[], max_length=64, description="Fingerprints of CAs given up by force: what was made under them ends at once."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_each(cls, fields: Any) -> Any:
+        """What was written while there could be but one of each."""
+        if not isinstance(fields, dict) or "user_ca" not in fields:
+            return fields
+        others = {name: value for name, value in fields.items() if name not in ("user_ca", "host_ca")}
+        return others | {"user_cas": [fields["user_ca"]], "host_cas": [fields.get("host_ca")]}
+
+
+class Trust(Message):
+    """What an agent says it trusts by now: fingerprints of CAs of either kind."""
+
+    cas: list[Annotated[str, Field(max_length=64, pattern=r"^SHA256:[A-Za-z0-9+/]+$")]] = Field(max_length=2 * CAS_MAX)
 
 
 class StoppedForward(Message):
@@ -331,10 +368,11 @@ class Hello(Message):
 
 
 class Revoked(Message):
-    """The whole list of what is void: certificates by serial, enrolled keys by SHA256 fingerprint."""
+    """What is void: certificates by serial, enrolled keys by SHA256 fingerprint."""
 
     serials: list[int]
     keys: list[str]
+    whole: StrictBool = Field(default=True, description="This is all; else it adds to what was said before.")
 
 
 class Welcome(Message):
@@ -393,6 +431,57 @@ class AgentReport(Message):
     links: LinkModes
     open: Count = Field(description="Connections that are open now.")
     carried: Carried
+
+
+ADDRESS_MAX, HOST_MAX, REASON_MAX = 64, 255, 80
+"""Characters of an address, of a name that a peer asked for, and of a reason."""
+SEEN_MAX = 64
+"""What an agent has seen that one message may tell."""
+Serial = Annotated[str, Field(pattern=r"^[0-9]{1,20}$", description="A certificate's, as text: JSON's numbers are too small.")]
+
+
+class Seen(Message):
+    """Something that an agent has seen, for the audit record; `ago` in seconds, for it may have waited for the hub."""
+
+    ago: float = Field(default=0, ge=0, le=1e9, allow_inf_nan=False)
+
+
+class LinkSeen(Seen):
+    """Somebody has logged in to the agent's endpoint."""
+
+    what: Literal["link opened"] = "link opened"
+    serial: Serial
+    mode: Literal["direct", "relay"]
+    address: str = Field(max_length=ADDRESS_MAX)
+
+
+class RefusalSeen(Seen):
+    """The agent's endpoint has turned somebody away: at login, or a channel to `host` and `port`."""
+
+    what: Literal["refused"] = "refused"
+    door: Literal["endpoint", "channel"]
+    reason: str = Field(max_length=REASON_MAX)
+    address: str = Field(max_length=ADDRESS_MAX)
+    serial: Serial | None = None
+    host: str | None = Field(default=None, max_length=HOST_MAX)
+    port: StrictInt | None = Field(default=None, ge=0, lt=1 << 32)
+
+
+class ForwardSeen(Seen):
+    """A forward that the agent has made or stopped without the hub."""
+
+    what: Literal["forward made", "forward stopped"]
+    by: Literal["file", "command"]
+    local_port: Port
+    remote_port: Port
+    target_id: SpaceId | None = None
+
+
+class AuditReport(Message):
+    """What an agent has seen, for the audit record, and how much it has left out."""
+
+    seen: list[Annotated[LinkSeen | RefusalSeen | ForwardSeen, Field(discriminator="what")]] = Field(max_length=SEEN_MAX)
+    left_out: Count = 0
 
 
 class CertificateRequest(Message):

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from knot_agent.control import ControlLink, revocation_list
+from knot_agent.control import ControlLink
 from knot_agent.credentials import Credentials
 from knot_agent.endpoint import Endpoint
 from knot_agent.filed import FiledForwards
@@ -23,8 +23,10 @@ from knot_agent.local import Guests, LocalSocket
 from knot_agent.memory import Memory
 from knot_agent.relaying import Relay
 from knot_agent.reporting import Reporter
+from knot_agent.revoked import RevokedView
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
 from knot_agent.settingsfile import SettingsFile
+from knot_agent.witness import Witness
 from knot_keys.connections import HostRefused
 from knot_keys.jointoken import JoinToken
 from knot_ssh import __version__
@@ -42,10 +44,12 @@ from knot_ssh.wire import (
     ApplyAnswer,
     ApplyCall,
     ApplyOrder,
+    AuditReport,
     Farewell,
     ForwardCall,
     ForwardList,
     ForwardOrder,
+    ForwardSeen,
     ForwardStarted,
     ForwardStatus,
     Hello,
@@ -112,16 +116,22 @@ class Agent:
         self._sock = sock
         self._credentials = Credentials(membership, home.identity(), home.host())
         self._memory = Memory(home.folder, membership.space_id)
+        self._revoked_view = RevokedView(self._credentials, self._memory, settings.revocation_limit)
         self._told: list[StoppedForward] = []
         self._settled = asyncio.Event()
         self._links = Links(plane, self._credentials, self._locate_target, Relay(plane, hub, self._credentials))
         self._links.on_target = self._memory.keep_target
         self._forwards = Forwards(plane, self._links, settings.connect_timeout, self._memory)
-        self._filed = FiledForwards(file, membership.space_id, self._forwards, self._memory, self._locate)
-        self._endpoint = Endpoint(plane, self._credentials, settings.allow)
+        self._witness = Witness()
+        self._filed = FiledForwards(
+            file, membership.space_id, self._forwards, self._memory, self._locate, self._witness.forward
+        )
+        self._endpoint = Endpoint(plane, self._credentials, settings.allow, self._witness)
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
         )
+        self._control.on_revoked = self._revoked_view.welcomed
+        self._control.on_alive = self._revoked_view.alive
         self._reporter = Reporter(self._control, self._forwards, self._links)
         self._links.on_change = self._reporter.changed
         guests = Guests(settings.socket_users, settings.socket_group)
@@ -134,11 +144,12 @@ class Agent:
         try:
             await self._local.open()
             log.info("agent ready", space=self._credentials.membership.space, socket=str(self._socket_path))
-            self._credentials.revoke(revocation_list(self._memory.revoked))
+            self._tasks.start(self._revoked_view.run())
             self._tasks.start(self._serve_endpoint_when_certified())
             await self._filed.start()  # first: on a port that both want the file's forward stands
             await self._forwards.restore(self._memory.forwards)
             self._tasks.start(self._reporter.run())
+            self._tasks.start(self._witness.run(self._tell_audit))
             await _first_of(self._control.run(), self._drain_when(stop))
         finally:
             await self._tasks.cancel()
@@ -183,13 +194,13 @@ class Agent:
     def _hello(self, local: str) -> Hello:
         """What the hub is to know of us, who reach it from this local address."""
         self._settled.clear()
+        self._revoked_view.begin()
         self._told = self._memory.stopped
         return Hello(version=__version__, addresses=self._addresses(local), stopped=self._told, targets=self._links.targets())
 
     async def _welcomed(self, welcome: Welcome) -> None:
         """Take over what the hub says; what it orders from now on comes after that."""
         self._memory.told(self._told)
-        self._memory.keep_revoked(welcome.revoked)
         gone = {stopped.local_port for stopped in self._memory.stopped}  # while the welcome was on its way
         await self._forwards.restore([order for order in welcome.forwards if order.local_port not in gone])
         self._links.rename(welcome.names)
@@ -197,6 +208,7 @@ class Agent:
         self._filed.ask_again()
         self._links.look_again()
         self._reporter.begin()
+        self._witness.begin()
 
     # What the hub may ask
 
@@ -208,6 +220,7 @@ class Agent:
             "forward.list": (Nothing, self._list),
             "membership.changed": (Membership, self._membership_changed),
             "target.changed": (Target, self._target_changed),
+            "keys.listed": (Revoked, self._listed),
             "keys.revoked": (Revoked, self._revoked),
             "fleet.spread": (Spread, self._spread),
             "agent.superseded": (Nothing, self._superseded),
@@ -238,9 +251,11 @@ class Agent:
         self._links.update(target)
         self._filed.heard(target)
 
+    async def _listed(self, part: Revoked) -> None:
+        self._revoked_view.listed(part)
+
     async def _revoked(self, revoked: Revoked) -> None:
-        self._credentials.revoke(revocation_list(revoked))
-        self._memory.keep_revoked(revoked)
+        self._revoked_view.heard(revoked)
 
     async def _spread(self, message: Spread) -> None:
         self._control.spread = message.spread
@@ -283,8 +298,26 @@ class Agent:
 
     async def _ask_stop(self, call: StopCall) -> ForwardStatus:
         if self._is_own(call.source) and not self._control.connected:
-            return await self._forwards.stop_alone(StopRequest(local_port=call.local_port, drain=call.drain))
+            return await self._stop_alone(StopRequest(local_port=call.local_port, drain=call.drain))
         return await self._control.ask("port.stop", call, ForwardStatus)
+
+    async def _stop_alone(self, request: StopRequest) -> ForwardStatus:
+        """While the hub is away: it hears of a persistent forward at the next hello, and of any other for the record."""
+        status = await self._forwards.stop_alone(request)
+        if not status.persistent:
+            self._witness.forward(
+                ForwardSeen(
+                    what="forward stopped",
+                    by="command",
+                    local_port=status.local_port,
+                    remote_port=status.remote_port,
+                    target_id=status.space_id,
+                )
+            )
+        return status
+
+    async def _tell_audit(self, report: AuditReport) -> None:
+        await self._control.ask("agent.audit", report, Nothing)
 
     def _is_own(self, source: str | None) -> bool:
         """Whether this means our own space, of which we know without the server."""

@@ -15,9 +15,11 @@ import structlog
 from knot_agent.credentials import Credentials
 from knot_agent.destinations import destinations
 from knot_agent.relaying import Inlet
-from knot_keys.certificates import CertificateRefused, ClientCertificate, check_client
+from knot_agent.witness import Witness
+from knot_keys.certificates import UNKNOWN_CA, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
-from knot_keys.permission import refuse_client
+from knot_keys.permission import OUTDATED, must_end, outlives_its_ca, refuse_client
+from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.channels import Channels
@@ -45,7 +47,9 @@ class Rules:
     channels: Channels = field(default_factory=Channels)
     tally: Tally = field(default_factory=Tally)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
+    turnstile: Turnstile = field(default_factory=Turnstile)
     tasks: Tasks = field(default_factory=Tasks)
+    witness: Witness = field(default_factory=Witness)
 
     @property
     def budget(self) -> Budget:
@@ -67,8 +71,10 @@ class Rules:
 class Endpoint:
     """Takes connections from a socket that is bound already, and those that come through the hub."""
 
-    def __init__(self, plane: DataPlane, credentials: Credentials, allow: Collection[str]) -> None:
-        self._rules = Rules(plane, credentials, allow)
+    def __init__(
+        self, plane: DataPlane, credentials: Credentials, allow: Collection[str], witness: Witness | None = None
+    ) -> None:
+        self._rules = Rules(plane, credentials, allow, witness=witness or Witness())
         self._options: Any = None
         self._listener: Closeable | None = None
         self._accepting = False
@@ -85,6 +91,8 @@ class Endpoint:
             self._listener = plane.serve(sock, self._connection)
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
+        credentials.on_trust.append(self._cut_distrusted)
+        credentials.on_outdated.append(self._cut_all)
 
     def take_relayed(self, hub: ClientConnection) -> tuple[Channel, Inlet]:
         """The hub wants to pass a connection on to us; raises asyncssh.ChannelOpenError."""
@@ -120,11 +128,29 @@ class Endpoint:
         self._options.update(server_host_keys=[(host.key, host.certificate)])
 
     def _cut_revoked(self) -> None:
-        revoked = self._rules.credentials.revoked
+        credentials = self._rules.credentials
+        for keeper in list(self._rules.connected):
+            if keeper.client and (reason := must_end(keeper.client, credentials.principal, credentials.revoked)):
+                self._cut(keeper, reason)
+
+    def _cut_all(self) -> None:
+        """Nobody knows who of them is revoked by now."""
+        for keeper in list(self._rules.connected):
+            self._cut(keeper, OUTDATED)
+
+    def _cut(self, keeper: EndpointDoorkeeper, reason: str) -> None:
+        client = keeper.client
+        if client:
+            log.warning("connection cut", reason=reason, key_id=client.identity.encode()[1], serial=client.serial)
+        self._rules.tasks.start(close(keeper.connection))
+
+    def _cut_distrusted(self) -> None:
+        """A CA was retired: end what its certificates have opened, but for what may outlive a certificate anyway."""
+        own, now = self._rules.credentials, time.time()
         for keeper in list(self._rules.connected):
             client = keeper.client
-            if client and revoked.covers(client.serial, client.fingerprint):
-                log.warning("connection cut", reason="revoked", key_id=client.identity.encode()[1], serial=client.serial)
+            if client and outlives_its_ca(client, own.user_ca_names, own.membership.distrusted, now):
+                log.warning("connection cut", reason=UNKNOWN_CA, key_id=client.identity.encode()[1], serial=client.serial)
                 self._rules.tasks.start(close(keeper.connection))
 
 
@@ -132,7 +158,7 @@ class EndpointDoorkeeper(Doorkeeper):
     """One for each connection to the endpoint. The login name is not looked at: the certificate decides."""
 
     def __init__(self, rules: Rules) -> None:
-        super().__init__(rules.room, rules.tasks)
+        super().__init__(rules.room, rules.turnstile, rules.tasks)
         self._rules = rules
         self.client: ClientCertificate | None = None
         self._sparing = Sparing()
@@ -151,6 +177,7 @@ class EndpointDoorkeeper(Doorkeeper):
     def entered(self, login: str, shown: Shown) -> None:
         self.client = client = self._judged(shown)
         if client:
+            self._rules.witness.link_opened(client, self.peer)
             self.leave_in_time(client)
 
     def session_requested(self) -> Any:
@@ -162,6 +189,7 @@ class EndpointDoorkeeper(Doorkeeper):
         refusal = self._refusal() or (None if addresses else "address not allowed")
         if refusal:
             self._sparing.warning(log, "channel refused", reason=refusal, host=dest_host[:255], port=dest_port)
+            self._rules.witness.channel_refused(refusal, self.peer, self.client, dest_host, dest_port)
             raise _prohibited("not allowed here")
         channel = Channel(self._rules)
         self._rules.channels.add(channel)
@@ -171,10 +199,13 @@ class EndpointDoorkeeper(Doorkeeper):
         return False
 
     def _refusal(self) -> str | None:
-        if self.client is None:
-            return "not logged in"
-        credentials = self._rules.credentials
-        return refuse_client(self.client, credentials.principal, credentials.revoked, time.time())
+        return "not logged in" if self.client is None else self._refusal_of(self.client)
+
+    def _refusal_of(self, client: ClientCertificate) -> str | None:
+        own = self._rules.credentials
+        if not own.is_current():
+            return OUTDATED
+        return refuse_client(client, own.principal, own.user_ca_names, own.revoked, time.time())
 
     def _judged(self, shown: Shown) -> ClientCertificate | None:
         """What the certificate says when it passes every check."""
@@ -182,14 +213,19 @@ class EndpointDoorkeeper(Doorkeeper):
         try:
             if isinstance(shown, asyncssh.SSHKey):
                 raise CertificateRefused("a plain key")
-            client = check_client(shown, [credentials.user_ca], credentials.revoked)
+            if not credentials.is_current():
+                raise CertificateRefused(OUTDATED)
+            client = check_client(shown, credentials.user_cas, credentials.revoked)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
+            serial = None if isinstance(shown, asyncssh.SSHKey) else serial_of(shown)
+            self._rules.witness.login_refused(str(error), self.peer, serial)
             return None
-        refusal = refuse_client(client, credentials.principal, credentials.revoked, time.time())
+        refusal = self._refusal_of(client)
         if refusal:
             principals, key_id = client.identity.encode()
             log.warning("login refused", reason=refusal, peer=self.peer, key_id=key_id, principals=",".join(principals))
+            self._rules.witness.login_refused(refusal, self.peer, client.serial)
             return None
         return client
 

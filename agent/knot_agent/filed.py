@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -22,10 +22,10 @@ from knot_agent.settings import AgentSettings
 from knot_agent.settingsfile import SettingsFile
 from knot_ssh.errors import BadInput, KnotError, NotFound, OtherZone
 from knot_ssh.forwardsfile import FiledForward
-from knot_ssh.names import BIND_HOST, SpaceId
+from knot_ssh.names import BIND_HOST, Port, SpaceId
 from knot_ssh.retrying import backoff, until_done
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import ForwardOrder, ForwardStatus, Target
+from knot_ssh.wire import ForwardOrder, ForwardSeen, ForwardStatus, Target
 
 log = structlog.get_logger(__name__)
 
@@ -42,13 +42,21 @@ class FiledForwards:
     """Keeps the forwards of the settings file; without a file there are none."""
 
     def __init__(
-        self, file: SettingsFile | None, own: SpaceId, forwards: Forwards, memory: Memory, locate: LocateByName
+        self,
+        file: SettingsFile | None,
+        own: SpaceId,
+        forwards: Forwards,
+        memory: Memory,
+        locate: LocateByName,
+        tell: Callable[[ForwardSeen], None] = lambda _seen: None,
     ) -> None:
         self._file = file
         self._own = own
         self._forwards = forwards
         self._memory = memory
         self._locate = locate
+        self._tell = tell
+        self._told: dict[Port, ForwardSeen] = {}
         self._entries: list[FiledForward] = []
         self._seen: bytes | str | None = None
         self._changed_settings: list[str] = []
@@ -66,6 +74,7 @@ class FiledForwards:
             self._memory.keep_filed([], {})
             return
         self._entries = self._memory.filed
+        self._told = _sights(self._entries, self._memory.filed_targets)  # before the agent was started again
         await self._read(self._file)
         await self._put({})
         self._tasks.start(until_done(self._keep_asking, _nothing_more_to_say))
@@ -213,10 +222,20 @@ class FiledForwards:
             self._memory.keep_filed(self._entries, {name: target for name, target in targets.items() if name in names})
             targets = self._memory.filed_targets
             known = {name: target for name, target in targets.items() if target.id != self._own}
+            self._tell_changes(_sights(self._entries, known))
             await self._forwards.set_filed(
                 [_filed(entry, known[entry.space]) for entry in self._entries if entry.space in known],
                 [self._unresolved(entry) for entry in self._entries if entry.space not in known],
             )
+
+    def _tell_changes(self, sights: dict[Port, ForwardSeen]) -> None:
+        """What the file makes and stops, for the audit record; what is replaced is made anew."""
+        for port, seen in sights.items():
+            if self._told.get(port) != seen:
+                self._tell(seen)
+        for port in self._told.keys() - sights.keys():
+            self._tell(self._told[port].model_copy(update={"what": "forward stopped"}))
+        self._told = sights
 
     def _note_unknown(self, found: dict[str, Target | None]) -> None:
         for name, target in found.items():
@@ -247,6 +266,21 @@ class FiledForwards:
             state="waiting" if entry.space in self._missing - self._unknown else "failed",
             reason=reason,
         )
+
+
+def _sights(entries: Sequence[FiledForward], targets: Mapping[str, Target]) -> dict[Port, ForwardSeen]:
+    """The forwards whose targets are known, by port."""
+    return {
+        entry.local_port: ForwardSeen(
+            what="forward made",
+            by="file",
+            local_port=entry.local_port,
+            remote_port=entry.remote_port,
+            target_id=targets[entry.space].id,
+        )
+        for entry in entries
+        if entry.space in targets
+    }
 
 
 def _filed(entry: FiledForward, target: Target) -> Filed:

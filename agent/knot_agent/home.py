@@ -17,11 +17,20 @@ from pathlib import Path
 import asyncssh
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from knot_agent.memory import MEMORY_FILE
 from knot_keys.certificates import read_certificate
 from knot_keys.connections import Credential
 from knot_keys.keyfiles import load_or_create_key
 from knot_ssh.errors import KnotError
-from knot_ssh.files import lock_folder, make_private_folder, read_secret, replace_file
+from knot_ssh.files import (
+    WRITABLE_BITS,
+    check_folder,
+    check_private_file,
+    lock_folder,
+    make_private_folder,
+    read_secret,
+    replace_file,
+)
 from knot_ssh.wire import Certificates, Membership
 
 STATE_FILE = "agent.json"
@@ -39,11 +48,13 @@ class Home:
     """One agent's folder, used by one agent at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Make or open the folder; raises KnotError when another agent uses it."""
+        """Make or open the folder; raises KnotError when another agent uses it, LooseFile when others can read its secrets."""
         make_private_folder(folder)
+        check_folder(folder)
         self.folder = folder
         self._lock = lock_folder(folder, "agent")
         try:
+            self._check_files()
             self._state = self._read_state()
         except BaseException:
             self.close()
@@ -95,6 +106,14 @@ class Home:
         identity = self._identity(self._joined().token_id).name
         replace_file(self._certificate_file(identity), certificates.client.encode() + b"\n")
         replace_file(self._certificate_file(HOST_KEY_FILE), certificates.host.encode() + b"\n")
+
+    def _check_files(self) -> None:
+        """What is remembered is no secret, but it says what is revoked."""
+        check_private_file(self.folder / MEMORY_FILE, WRITABLE_BITS)
+        secret = [self.folder / STATE_FILE, self.folder / HOST_KEY_FILE, *self.folder.glob("identity-*")]
+        for path in secret:
+            if path.suffix != ".pub":
+                check_private_file(path)
 
     def _joined(self) -> _State:
         if self._state is None:

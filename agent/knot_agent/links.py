@@ -24,7 +24,7 @@ from knot_agent.credentials import Credentials
 from knot_agent.destinations import LOCALHOST
 from knot_agent.linklife import Event, LinkLife, Path, Phase
 from knot_agent.relaying import Relay
-from knot_keys.certificates import check_endpoint, expires_at
+from knot_keys.certificates import check_endpoint, expires_at, signer
 from knot_keys.connections import ClientConnection, close, connect, log_in
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
@@ -125,6 +125,11 @@ class Link:
         self._stop_attempt()
         self._tell(Event.RENEWED)
 
+    def cut(self) -> None:
+        """End every connection."""
+        for connection in list(self._connections):
+            connection.abort()
+
     def cut_revoked(self) -> None:
         """End connections to a host whose certificate is void now."""
         for connection in list(self._connections):
@@ -132,9 +137,23 @@ class Link:
             if certificate and self._credentials.revoked.covers_certificate(certificate):
                 connection.abort()
 
+    def trust_anew(self) -> None:
+        """A CA came or went: end connections to hosts that it has certified if it was given up by force, and have none of them
+        carry anything new once it is not trusted."""
+        membership, trusted = self._credentials.membership, self._credentials.host_cas
+        for connection in list(self._connections):
+            certificate = connection.host_certificate
+            if certificate and signer(certificate) in membership.distrusted:
+                connection.abort()
+            elif certificate and connection is self._current and certificate.signing_key not in trusted:
+                self.renew()
+
     def carry(self, channel: Channel, port: Port) -> bool:
         """Ask the target for a channel to this port, if the link is up; gives whether it is."""
         state = self.state
+        if not self._credentials.is_current():
+            self.cut()
+            return False
         if isinstance(state, Up) and not state.connection.lost:
             channel.ask(state.connection, LOCALHOST, int(port))
             return True
@@ -301,6 +320,8 @@ class Link:
         """The first path that works; raises Unavailable, or NotFound when the target was deleted."""
         if not self._credentials.certified:
             raise Unavailable("this space has no valid certificate; is the server reachable?")
+        if not self._credentials.is_current():
+            raise Unavailable("this space does not know what was revoked lately, and is strict; is the server reachable?")
         known = self.target.addresses
         ways = self._direct_ways(known)
         if not direct_alone:
@@ -360,7 +381,7 @@ class Link:
         """Whether this is the host certificate of exactly our target, which may have been renamed without our knowing."""
         credentials, target = self._credentials, self.target
         principal = Principal(target.owner, target.zone)
-        check_endpoint(shown, [credentials.host_ca], target.id, principal, credentials.revoked)
+        check_endpoint(shown, credentials.host_cas, target.id, principal, credentials.revoked)
 
     def _know(self, target: Target, worked: str = "") -> bool:
         """Take over what is said of the target; gives whether that is new.
@@ -395,6 +416,8 @@ class Links:
         self._tasks = Tasks()
         credentials.on_certificates.append(self._renew)
         credentials.on_revocations.append(self._cut_revoked)
+        credentials.on_trust.append(self._trust_anew)
+        credentials.on_outdated.append(self._cut_all)
 
     def hold(self, target: Target) -> Link:
         """The link to this target; `release` it when done."""
@@ -463,9 +486,17 @@ class Links:
         for link in self._links.values():
             link.renew()
 
+    def _cut_all(self) -> None:
+        for link in self._all():
+            link.cut()
+
     def _cut_revoked(self) -> None:
         for link in self._all():
             link.cut_revoked()
+
+    def _trust_anew(self) -> None:
+        for link in self._all():
+            link.trust_anew()
 
 
 async def _drain(connection: ClientConnection) -> None:

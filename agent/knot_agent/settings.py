@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import ipaddress
+import math
 import pwd
 from typing import Annotated, Any, Literal, get_args
 
@@ -99,6 +100,16 @@ class AgentSettings(BaseModel):
         le=10_000_000,
         description="Nearly empty packets a second that one connection may send; one that sends more is read more slowly.",
     )
+    strict: bool = Field(
+        default=False,
+        description="Refuse connections, and end open ones, while it is not known for too long what was revoked.",
+    )
+    revocation_max_age: float = Field(
+        default=300,
+        ge=20,
+        le=24 * 3600,
+        description="Seconds that may be not known, where `strict` is set.",
+    )
     socket_users: list[Annotated[str, AfterValidator(_user)]] = Field(
         default=[], description="Users who may use the agent's socket besides the agent's own."
     )
@@ -110,6 +121,11 @@ class AgentSettings(BaseModel):
     def limits(self) -> Limits:
         """The bounds of the data path."""
         return Limits(in_flight=self.max_in_flight, channels=self.max_channels, small_packets=self.max_small_packets)
+
+    @property
+    def revocation_limit(self) -> float:
+        """Seconds that it may be unknown what was revoked."""
+        return self.revocation_max_age if self.strict else math.inf
 
     @property
     def ssh_options(self) -> dict[str, Any]:

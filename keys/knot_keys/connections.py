@@ -11,18 +11,21 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import asyncssh
 from asyncssh.connection import SSHClientConnectionOptions, SSHServerConnectionOptions
+from asyncssh.constants import MSG_KEXINIT
 from asyncssh.kex import get_kex_algs
-from asyncssh.packet import SSHPacket, String
+from asyncssh.packet import PacketDecodeError, SSHPacket, String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, decode_ssh_public_key
 
 from knot_keys.certificates import OUT_OF_TIME, CertificateRefused, ClientCertificate
 from knot_keys.identity import Role
+from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
@@ -66,6 +69,7 @@ RELAY_PEER = "relay"
 """Where a connection comes from that has no address."""
 HOST_KEY_ALGORITHMS = ["ssh-ed25519-cert-v01@openssh.com"]
 
+KexHandler = Callable[[int, int, SSHPacket], bool | Awaitable[None]]
 Shown = asyncssh.SSHKey | SSHOpenSSHCertificate
 """What a client offers at login: a plain public key, or a certificate."""
 
@@ -75,9 +79,10 @@ class Doorkeeper(asyncssh.SSHServer):
 
     connection: ServerConnection
 
-    def __init__(self, room: WaitingRoom, tasks: Tasks) -> None:
+    def __init__(self, room: WaitingRoom, turnstile: Turnstile, tasks: Tasks) -> None:
         self._room = room
         self._tasks = tasks
+        self.turnstile = turnstile
         self._leaving: asyncio.Task[None] | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -96,7 +101,7 @@ class Doorkeeper(asyncssh.SSHServer):
     @property
     def peer(self) -> str:
         """The address that the connection came from; `relay` for one that came through the hub."""
-        return str((self.connection.get_extra_info("peername") or (RELAY_PEER,))[0])
+        return peer_address(self.connection)
 
     def begin_auth(self, username: str) -> bool:
         return True  # False would let anybody in
@@ -159,6 +164,24 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
         super().__init__(plane, asyncio.get_running_loop(), options)
         self._tries = 0
 
+    async def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        """What costs most of a key exchange is done when it is the stranger's turn; until then nothing more is read."""
+        await super()._process_kexinit(pkttype, pktid, packet)
+        if self._kex and not self._auth_complete:
+            self._kex.process_packet = partial(self._exchange_in_turn, self._kex.process_packet)  # type: ignore[method-assign]
+
+    async def _exchange_in_turn(self, process: KexHandler, kind: int, number: int, packet: SSHPacket) -> None:
+        keeper = self.get_owner()
+        assert isinstance(keeper, Doorkeeper)
+        await keeper.turnstile.turn(keeper.peer)
+        try:
+            if not process(kind, number, packet):
+                raise asyncssh.ProtocolError("no such step of a key exchange")
+        except PacketDecodeError as error:
+            raise asyncssh.ProtocolError(str(error)) from None
+
+    _packet_handlers = CarryingConnection._packet_handlers | {MSG_KEXINIT: _process_kexinit}
+
     async def validate_public_key(self, username: str, key_data: bytes, msg: bytes, signature: bytes) -> bool:
         self.count_try()
         shown = _decoded(key_data)
@@ -192,6 +215,11 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
         except asyncssh.Error:
             return False
         return algorithm in SIGNATURES and key.verify(String(self._session_id) + msg, signature)
+
+
+def peer_address(connection: asyncssh.SSHServerConnection) -> str:
+    """The address that a connection came from; `relay` for one that came through the hub."""
+    return str((connection.get_extra_info("peername") or (RELAY_PEER,))[0])
 
 
 HostCheck = Callable[[SSHOpenSSHCertificate], None]

@@ -41,7 +41,7 @@ class WaitingRoom:
 
     def enter(self, connection: Waiting, address: str) -> None:
         """A connection has come in from this address, and may have to make another one leave."""
-        source = _network(address)
+        source = network(address)
         self._where[connection] = source
         self._sources.setdefault(source, OrderedDict())[connection] = None
         if len(self._where) > self._limit:
@@ -65,7 +65,7 @@ class WaitingRoom:
         self._sparing.warning(log, "connection turned out", reason="too many that do not log in", source=source)
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """What counts as one source: an IPv4 address, an IPv6 network, or whatever else it is."""
     try:
         parsed = ipaddress.ip_address(address)

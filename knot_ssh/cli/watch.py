@@ -44,14 +44,14 @@ def watch(look: Callable[[], Report], seconds: float) -> None:
         report = look()
         while True:
             draw(report, before)
-            if _reader_left(seconds):
+            if reader_left(seconds):
                 break
             before, report = report, _again(look, report)
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
         pass
-    _silence_stdout()
+    silence_stdout()
 
 
 def _again(look: Callable[[], Report], before: Report) -> Report:
@@ -70,14 +70,14 @@ def _draw(report: Report, before: Report | None) -> None:
     click.echo(start + "\r\n".join(shown) + "\r\n" + CLEAR_BELOW, nl=False)
 
 
-def _reader_left(seconds: float) -> bool:
+def reader_left(seconds: float) -> bool:
     """Wait; whether the reader of stdout has gone meanwhile, which a pipe tells without being written to."""
     poll = select.poll()
     poll.register(sys.stdout, 0)
     return bool(poll.poll(seconds * 1000))
 
 
-def _silence_stdout() -> None:
+def silence_stdout() -> None:
     """So that what is still buffered is no error when the process ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

@@ -519,6 +519,11 @@ class CarryingConnection(SSHConnection):
         """Only note that the peer lives: a new timer for each packet would cost more than the packet."""
         self._heard = self.plane.reactor.now
 
+    @property
+    def quiet(self) -> float:
+        """Seconds since the peer was heard last."""
+        return self._loop.time() - self._heard
+
     def watch_silence(self, listener: Callable[[bool], None]) -> None:
         """Have this called with True once the peer has left a sign of life unanswered, with False when it is heard again."""
         self._on_silence = listener
@@ -530,7 +535,7 @@ class CarryingConnection(SSHConnection):
                 self._on_silence(silent)
 
     def _keepalive_timer_callback(self) -> None:
-        quiet = self._loop.time() - self._heard
+        quiet = self.quiet
         self._set_silent(quiet >= SILENT * self._keepalive_interval)
         if quiet < self._keepalive_interval:
             self._keepalive_count = 0

@@ -42,8 +42,8 @@ class Bench:
             space=space,
             owner=ALICE.owner,
             zone=ALICE.zone,
-            user_ca=self.authority.user_ca,
-            host_ca=self.authority.host_ca,
+            user_cas=[self.authority.user_ca],
+            host_cas=[self.authority.host_ca],
         )
         host_credential = Credential(host, read_certificate(certified.line))
         self.credentials = Credentials(membership, Credential(identity), host_credential)

@@ -52,7 +52,7 @@ class Redeemer:
 async def redeemer(hub: Address, token: JoinToken) -> AsyncIterator[Redeemer]:
     key, tasks = new_key("thief"), Tasks()
     connection = await connect(
-        stock_plane(), hub, JOIN_LOGIN, lambda shown: check_hub(shown, [token.host_ca]), password=str(token)
+        stock_plane(), hub, JOIN_LOGIN, lambda shown: check_hub(shown, token.host_cas), password=str(token)
     )
     try:
         stdin, stdout, _ = await connection.open_session(subsystem=JOIN_SUBSYSTEM, encoding=None)

@@ -38,10 +38,10 @@ async def test_api_tokens(world: World, compared: list[tuple[str, str]], figure:
     for right in range(0, len(secret), 8):
         wrong = secret[:right] + ("0" if secret[right] != "0" else "1") + secret[right + 1 :]
         with pytest.raises(NotAuthenticated):
-            await world.users.authenticate(f"{prefix}_{number}_{wrong}")
+            await world.tokens.authenticate(f"{prefix}_{number}_{wrong}")
     tries = len(compared)
     with pytest.raises(NotAuthenticated):
-        await world.users.authenticate(f"{prefix}_{'f' * len(number)}_{secret}")
+        await world.tokens.authenticate(f"{prefix}_{'f' * len(number)}_{secret}")
     figure(f"{tries} tries, {tries} comparisons of hashes; an unknown id: {len(compared) - tries}")
     assert tries == len(range(0, len(secret), 8))
     assert all(len(a) == len(b) == SHA256 and secret not in (a, b) for a, b in compared)

@@ -16,6 +16,7 @@ import knot.space
 import knot_agent.cli
 import knot_server.http.app  # noqa: F401  (errors are found by their classes)
 from knot_agent.settings import AgentSettings
+from knot_server.settings import ServerSettings
 from knot_ssh.errors import KnotError
 from knot_ssh.wire import Applied, ForwardList, ForwardStatus, Message
 
@@ -40,14 +41,24 @@ def test_every_setting_is_documented(name: str) -> None:
     assert f"| `{name}` |" in (DOCS / "cli.md").read_text()
 
 
+@pytest.mark.parametrize("name", ServerSettings.model_fields)
+def test_every_setting_of_the_server_is_documented(name: str) -> None:
+    """Each setting of the server stands in docs/cli.md."""
+    assert f"| `{name}` |" in (DOCS / "cli.md").read_text()
+
+
 @pytest.mark.parametrize(("words", "command"), all_commands())
 def test_every_command_and_option_is_documented(words: str, command: click.Command) -> None:
     """Each command stands in docs/cli.md, and so does each of its options."""
     text = (DOCS / "cli.md").read_text()
     assert words in text or all(word in text for word in words.split()), words
     for parameter in command.params:
-        if isinstance(parameter, click.Option):
+        if isinstance(parameter, click.Option) and parameter.name not in ServerSettings.model_fields:
             assert any(option in text for option in parameter.opts), f"{words} {parameter.opts}"
+
+
+ANSWERED = {400, 401, 408, 409, 413, 415, 429, 503}
+DENIED = {"forbidden", "out_of_scope", "host_refused", "origin_refused", "not_found"}
 
 
 def answered_by_the_api() -> list[type[KnotError]]:
@@ -56,7 +67,7 @@ def answered_by_the_api() -> list[type[KnotError]]:
     def below(kind: type[KnotError]) -> list[type[KnotError]]:
         return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
 
-    return [kind for kind in below(KnotError) if kind.http_status in {400, 401, 409, 413, 415, 503} or kind.code == "not_found"]
+    return [kind for kind in below(KnotError) if kind.http_status in ANSWERED or kind.code in DENIED]
 
 
 @pytest.mark.parametrize("kind", answered_by_the_api())

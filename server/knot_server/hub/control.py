@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncssh
@@ -12,10 +12,12 @@ from pydantic import BaseModel
 
 from knot_server.actor import Actor
 from knot_server.hub.doorkeeper import Member, Session
+from knot_server.hub.sightings import Sightings
 from knot_server.refusals import CODES, Refusals
 from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Space
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lastseen import LastSeen
@@ -28,6 +30,7 @@ from knot_ssh.wire import (
     AgentReport,
     Applied,
     ApplyCall,
+    AuditReport,
     CertificateRequest,
     Certificates,
     ForwardCall,
@@ -39,6 +42,7 @@ from knot_ssh.wire import (
     StopRequest,
     Target,
     TargetQuestion,
+    Trust,
     Welcome,
 )
 
@@ -55,6 +59,7 @@ class Control:
     enrolment: Enrolment
     forwarding: Forwarding
     revocations: Revocations
+    audit: Audit
     refusals: Refusals = field(default_factory=lambda: Refusals(CODES))
     """Why requests of agents were refused."""
 
@@ -64,7 +69,7 @@ class Control:
             space = await session.get(Space, str(member.space_id))
         if space is None:
             return
-        conversation = _Conversation(self, member.key, space)
+        conversation = _Conversation(self, member.key, space, opened.address)
         peer = Peer(opened.stdin, opened.stdout, conversation.methods())
         agent = Present(space.space_id, space.principal, peer, opened.line, name=space.name)
         conversation.agent = agent
@@ -81,12 +86,16 @@ class _Conversation:
 
     agent: Present
 
-    def __init__(self, control: Control, key: asyncssh.SSHKey, space: Space) -> None:
+    def __init__(self, control: Control, key: asyncssh.SSHKey, space: Space, address: str | None) -> None:
         self._control = control
         self._key = key
         self._space = space
         """As it was at login; its name may change."""
-        self._actor = Actor(space.principal.owner, zone=space.principal.zone, space=space.space_id)
+        self._actor = Actor(
+            space.principal.owner, zone=space.principal.zone, space=space.space_id, space_name=space.name, address=address
+        )
+        self._sightings = Sightings(control.database, control.audit, space.space_id)
+        self._trusts = set(space.trusts.split())
         self._greeted = False
         self._welcomed = False
 
@@ -95,6 +104,8 @@ class _Conversation:
         later: dict[str, Method] = {
             "agent.certify": (CertificateRequest, self.certify),
             "agent.report": (AgentReport, self.report),
+            "agent.audit": (AuditReport, self.witness),
+            "agent.trust": (Trust, self.trust),
             "target.locate": (TargetQuestion, self.locate),
             "port.forward": (ForwardCall, self.forward),
             "port.list": (OnSpace, self.list),
@@ -117,7 +128,7 @@ class _Conversation:
         async with control.roster.lock(agent.space_id):
             before = control.roster.arrive(agent)
             try:
-                await control.forwarding.forget_stopped(agent.space_id, hello.stopped)
+                await control.forwarding.forget_stopped(self._actor, agent.space_id, hello.stopped)
                 forwards = await control.forwarding.stored(agent.space_id)
                 target = await control.forwarding.target(self._actor, agent.space_id)
                 agent.name = target.name  # from now on a rename changes it
@@ -138,10 +149,13 @@ class _Conversation:
         await control.roster.tell_watchers(target)
         self._welcomed = True
         await control.roster.tell_when_grown()
+        *revoked, last = control.revocations.parts()
+        for part in revoked:
+            await agent.peer.notify("keys.listed", part)
         return Welcome(
             membership=control.enrolment.membership(space).model_copy(update={"space": target.name}),
             forwards=forwards,
-            revoked=control.revocations.message(),
+            revoked=last,
             names=names,
             spread=control.roster.spread,
         )
@@ -153,6 +167,15 @@ class _Conversation:
 
     async def report(self, report: AgentReport) -> None:
         self._control.roster.report(self.agent, report)
+
+    async def witness(self, report: AuditReport) -> None:
+        await self._sightings.take(replace(self._actor, space_name=self.agent.name), report)
+
+    async def trust(self, trust: Trust) -> None:
+        """Take down whom the agent trusts, where that is news."""
+        if set(trust.cas) != self._trusts:
+            await self._control.enrolment.trusts(self.agent.space_id, self._key, trust.cas)
+            self._trusts = set(trust.cas)
 
     async def locate(self, question: TargetQuestion) -> Target:
         target = await self._control.forwarding.target(self._actor, question.space)

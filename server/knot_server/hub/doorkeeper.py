@@ -9,6 +9,7 @@ anything else  a client certificate        `direct-tcpip` to endpoints of the sa
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,13 +20,17 @@ import structlog
 from asyncssh.stream import SSHServerStreamSession
 
 from knot_keys.authority import Authority
-from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client
+from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
+from knot_keys.keyfiles import fingerprint
+from knot_keys.permission import outlives_its_ca
+from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
 from knot_server.refusals import Refusals
 from knot_server.store.schema import Space
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.revocation import Revocations
@@ -42,8 +47,8 @@ REGISTRATIONS_MAX = 3
 """Requests to be relayed to that one connection may make; one of them can succeed."""
 JOIN_SECONDS = 60.0
 """For all that somebody who joins has to do. A token that was used up still opens the door, but not to stay."""
-CLOSE_SECONDS = 5
-"""How long a revoked agent's connection may take to close in order."""
+FAREWELL_SECONDS = 1
+"""For an agent whose key is void to take in why, before its connection ends."""
 UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY = "unknown token", "token refused", "not the enrolled key"
 LOGIN_REASONS = (UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY, *CLIENT_REASONS)
 """Why logins fail: of agents that join, of those that have joined, and of who shows a certificate."""
@@ -57,6 +62,7 @@ class Joiner:
     """Has shown a join token."""
 
     token_id: str
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,8 @@ class Session:
     stdin: Reader
     stdout: Writer
     stderr: Writer
+    address: str | None = None
+    """Where the visitor comes from."""
 
 
 Subsystem = Callable[[Any, Session], Awaitable[None]]
@@ -104,15 +112,17 @@ class Lobby:
     """What each kind of visitor is offered, by name."""
     keepers: set[HubDoorkeeper] = field(default_factory=set)
     room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
+    turnstile: Turnstile = field(default_factory=Turnstile)
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
+    audit: Audit | None = None
 
 
 class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby.room, lobby.tasks)
+        super().__init__(lobby.room, lobby.turnstile, lobby.tasks)
         self._lobby = lobby
         self._login = ""
         self._served = False
@@ -149,11 +159,11 @@ class HubDoorkeeper(Doorkeeper):
         try:
             if username != JOIN_LOGIN or not await self._asked(self._lobby.enrolment.knows_token(token.id, token.secret)):
                 log.warning("join refused", reason=UNKNOWN_TOKEN, peer=self.peer)
-                self._lobby.refusals.count(UNKNOWN_TOKEN)
+                self._refused("join", UNKNOWN_TOKEN, token=token.id)
                 return False
         finally:
             self.connection.go_on_reading("login")
-        self._visitor = Joiner(token.id)
+        self._visitor = Joiner(token.id, self.peer)
         self._leaving = self._tasks.start(self._leave_after(JOIN_SECONDS))
         return True
 
@@ -167,7 +177,7 @@ class HubDoorkeeper(Doorkeeper):
         revoked = self._lobby.revocations.current  # not before: a key may be revoked while the store is asked
         if enrolled is not None and enrolled == shown and not revoked.has_key(enrolled):
             return True
-        self._lobby.refusals.count(OTHER_KEY)
+        self._refused("login", OTHER_KEY, space_id=space_id)
         return False
 
     def entered(self, login: str, shown: Shown) -> None:
@@ -192,8 +202,9 @@ class HubDoorkeeper(Doorkeeper):
         """Judge a direct-tcpip channel; gives it, and what relays it."""
         if not isinstance(self._visitor, Caller):
             raise _prohibited("relaying takes a client certificate")
-        lobby = self._lobby
-        return lobby.relay.request(self.connection, self._visitor.client, lobby.revocations.current, dest_host, dest_port)
+        lobby, client = self._lobby, self._visitor.client
+        cas, revoked = lobby.authority.users.keys.names, lobby.revocations.current
+        return lobby.relay.request(self.connection, client, cas, revoked, dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> Any:
         """A request to be relayed to: a space may ask for its own name or id, and a few times for another by mistake."""
@@ -203,18 +214,23 @@ class HubDoorkeeper(Doorkeeper):
         return self._register(self._visitor, listen_host, listen_port)
 
     def leave_if_revoked(self) -> None:
-        """End the connection of an agent or a caller whose key or certificate is void now."""
+        """End the connection of an agent or a caller whose key or certificate is void now, and all that is relayed over it.
+
+        An agent first hears why, if it listens.
+        """
         revoked = self._lobby.revocations.current
         match self._visitor:
-            case Member(key=key):
-                is_void = revoked.has_key(key)
-            case Caller(client=client):
-                is_void = revoked.covers(client.serial, client.fingerprint)
-            case _:
-                is_void = False
-        if is_void:
-            self.connection.close()
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)  # one that reads nothing lingers
+            case Member(key=key) if revoked.has_key(key):
+                wait = FAREWELL_SECONDS if self._served else 0
+                asyncio.get_running_loop().call_later(wait, self.connection.abort)
+            case Caller(client=client) if revoked.covers(client.serial, client.fingerprint):
+                self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, "the certificate was revoked")
+
+    def leave_if_distrusted(self) -> None:
+        """End the connection of a caller whose certificate is by a CA that was retired."""
+        users, visitor = self._lobby.authority.users, self._visitor
+        if isinstance(visitor, Caller) and outlives_its_ca(visitor.client, users.keys.names, users.distrusted, time.time()):
+            self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, "the certificate's CA is trusted no more")
 
     async def _leave_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -254,14 +270,22 @@ class HubDoorkeeper(Doorkeeper):
         if isinstance(shown, asyncssh.SSHKey):
             return None
         try:
-            return check_client(shown, [self._lobby.authority.user_ca_key], self._lobby.revocations.current)
+            return check_client(shown, self._lobby.authority.user_cas, self._lobby.revocations.current)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
-            self._lobby.refusals.count(str(error))
+            self._refused("login", str(error), serial=str(serial_of(shown)), key=fingerprint(shown.key))
             return None
 
+    def _refused(self, door: str, reason: str, **fields: Any) -> None:
+        """Count it, and note it for the record; what stands after a reason's colon is for people."""
+        self._lobby.refusals.count(reason)
+        if self._lobby.audit:
+            name, _, detail = reason.partition(":")
+            more = fields | {"detail": detail.strip() or None, "address": self.peer}
+            self._lobby.audit.refuse(door, name, self.peer, **more)
+
     def _serve(self, subsystem: Subsystem, stdin: Reader, stdout: Writer, stderr: Writer) -> None:
-        self._lobby.tasks.start(self._conversation(subsystem, Session(self.connection, stdin, stdout, stderr)))
+        self._lobby.tasks.start(self._conversation(subsystem, Session(self.connection, stdin, stdout, stderr, self.peer)))
 
     async def _conversation(self, subsystem: Subsystem, session: Session) -> None:
         try:

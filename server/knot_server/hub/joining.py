@@ -30,10 +30,11 @@ async def serve_joiner(enrolment: Enrolment, refusals: Refusals, joiner: Joiner,
         if not is_proof(key, for_joining(nonce, joiner.token_id), request.signature):
             raise JoinRefused("the signature does not prove possession of the key")
         try:
-            membership = await enrolment.redeem(joiner.token_id, key)
+            membership = await enrolment.redeem(joiner.token_id, key, address=joiner.address)
         except JoinRefused as error:
             log.warning("join refused", reason=str(error), token=joiner.token_id, key=fingerprint(key))
             refusals.count(TOKEN_REFUSED)
+            await enrolment.refuse_join(joiner.token_id, key, TOKEN_REFUSED, str(error), joiner.address)
             raise
         log.info("joined", space=membership.space, owner=membership.owner, zone=membership.zone, key=fingerprint(key))
         return membership

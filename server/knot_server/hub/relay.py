@@ -18,17 +18,19 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 import asyncssh
 import structlog
 
 from knot_keys.certificates import ClientCertificate
-from knot_keys.connections import ServerConnection
+from knot_keys.connections import ServerConnection, peer_address
 from knot_keys.permission import PERMISSION_REASONS, refuse_client
 from knot_keys.revocation import RevocationList
 from knot_server.refusals import Refusals
+from knot_server.usecases.audit import Audit, Event
 from knot_ssh.dataplane.channel import FORWARDED_TCPIP, Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
@@ -79,8 +81,9 @@ class Account:
 class Relay:
     """The endpoints that can be relayed to, and what is being relayed."""
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, audit: Audit | None = None) -> None:
         self.plane = plane
+        self._audit = audit
         self.tally = Tally()
         self.channels = Channels()
         self.renames = 0
@@ -117,19 +120,26 @@ class Relay:
             self._give_name(endpoint)
 
     def request(
-        self, caller: ServerConnection, client: ClientCertificate, revoked: RevocationList, host: str, port: int
+        self,
+        caller: ServerConnection,
+        client: ClientCertificate,
+        cas: Collection[str],
+        revoked: RevocationList,
+        host: str,
+        port: int,
     ) -> tuple[Channel, Passage]:
-        """Judge a caller's channel; gives it, and what opens it. Raises asyncssh.ChannelOpenError.
+        """Judge a caller's channel; gives it, and what opens it. `cas` as in `refuse_client`. Raises asyncssh.ChannelOpenError.
 
         The caller hears the same of a space that does not exist, is not theirs, or is not connected.
         """
         endpoint = self._find(client.identity.owner, host) if port == RELAY_PORT else None
-        refusal = NOT_REACHABLE if endpoint is None else refuse_client(client, endpoint.principal, revoked, time.time())
+        refusal = NOT_REACHABLE if endpoint is None else refuse_client(client, endpoint.principal, cas, revoked, time.time())
         if endpoint is None or refusal:
             key_id = client.identity.encode()[1]
             self._sparing.warning(log, "relay refused", reason=refusal, host=host[:255], port=port, key_id=key_id)
             self.tally.refuse(str(refusal))
             self.refusals.count(str(refusal))
+            self._note_refusal(client, str(refusal), host, port)
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_CONNECT_FAILED, "no space of yours that can be reached has that name or id"
             )
@@ -137,14 +147,46 @@ class Relay:
         account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX, return_free_memory, within=self.plane.budget)))
         if len(account.passages) >= RELAYED_MAX or not self._accepting:
             self.refusals.count(TOO_MANY)
+            self._note_refusal(client, TOO_MANY, host, port)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many relayed connections at once")
-        passage = Passage(self, account, caller, endpoint)
+        passage = Passage(self, account, caller, endpoint, partial(self._note_opened, caller, client, endpoint))
         return passage.near, passage
 
     @property
     def open(self) -> int:
         """Connections that are being relayed."""
         return sum(len(account.passages) for account in self._accounts.values())
+
+    def _note_refusal(self, client: ClientCertificate, reason: str, host: str, port: int) -> None:
+        if self._audit:
+            owner, key_id = client.identity.owner, client.identity.encode()[1]
+            serial = str(client.serial)
+            self._audit.refuse(
+                "relay",
+                reason,
+                str(owner),
+                str(client.identity),
+                owner=owner,
+                host=host,
+                port=port,
+                serial=serial,
+                key_id=key_id,
+            )
+
+    def _note_opened(self, caller: ServerConnection, client: ClientCertificate, endpoint: Reachable) -> None:
+        """It is on its way to the endpoint, which judges the caller's certificate for itself."""
+        if self._audit:
+            self._audit.observe(
+                Event.RELAYED,
+                str(client.identity),
+                owner=endpoint.principal.owner,
+                space_id=endpoint.space_id,
+                space=str(endpoint.space),
+                source_id=client.identity.space_id,
+                serial=str(client.serial),
+                key_id=client.identity.encode()[1],
+                address=peer_address(caller),
+            )
 
     def stop_accepting(self) -> None:
         """Open no more; what is open goes on."""
@@ -186,13 +228,16 @@ class Passage:
     It owns both channels, and is what opens the first: by asking the agent for the second.
     """
 
-    def __init__(self, relay: Relay, account: Account, caller: ServerConnection, endpoint: Reachable) -> None:
+    def __init__(
+        self, relay: Relay, account: Account, caller: ServerConnection, endpoint: Reachable, on_open: Callable[[], None]
+    ) -> None:
         self.connection = caller
         self.plane = relay.plane
         self.tally = relay.tally
         self._relay = relay
         self._account = account
         self._endpoint = endpoint
+        self._on_open = on_open
         self._ours: socket.socket | None = None
         self._far: Channel | None = None
         self._channels: list[Channel] = []
@@ -222,6 +267,7 @@ class Passage:
         if channel is self._far and self._ours:
             ours, self._ours = self._ours, None
             self._relay.passed += 1
+            self._on_open()
             self.near.confirm(ours)
 
     def channel_refused(self, channel: Channel, reason: str) -> None:

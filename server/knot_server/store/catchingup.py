@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from sqlalchemy import CursorResult, event, select, update
@@ -9,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from knot_keys.keyfiles import fingerprint, parse_public_key
-from knot_server.store.journal import BACKUP_AGE, Entry, Joined, VoidCertificate, VoidKey
-from knot_server.store.schema import JoinToken, JoinUse, RevokedCertificate, RevokedKey, Space
+from knot_server.store.journal import BACKUP_AGE, Barred, Entry, Joined, Void, VoidCertificate, VoidKey
+from knot_server.store.schema import BarredKey, JoinToken, JoinUse, RevokedCertificate, RevokedKey, Space, User
 
-Lasting = JoinUse | RevokedCertificate | RevokedKey
+Lasting = JoinUse | RevokedCertificate | RevokedKey | BarredKey
 """Rows that must not be forgotten with the store."""
 
 
@@ -39,6 +40,8 @@ async def catch_up(session: AsyncSession, journal: Iterable[Entry]) -> None:
     for joined in (entry for entry in known if isinstance(entry, Joined)):
         await _join(session, joined)
     for void in (entry for entry in known if not isinstance(entry, Joined)):
+        if isinstance(void, Barred) and await session.get(User, void.owner) is None:
+            continue
         await session.merge(_row(void))
     await _unenrol(session, {entry.fingerprint for entry in known if isinstance(entry, VoidKey)})
 
@@ -58,10 +61,14 @@ async def use_up(session: AsyncSession, token_id: str) -> bool:
 async def _entry(session: AsyncSession, row: Lasting) -> Entry | None:
     match row:
         case RevokedCertificate():
-            return VoidCertificate(serial=row.serial, reason=row.reason, until=row.expires_at)
+            serial, until = row.serial, row.expires_at
+            return VoidCertificate(serial=serial, reason=row.reason, until=until, owner=row.owner, key_id=row.key_id)
         case RevokedKey():
-            until = row.expires_at + BACKUP_AGE
-            return VoidKey(fingerprint=row.fingerprint, reason=row.reason, expires_at=row.expires_at, until=until)
+            key, until = row.fingerprint, row.expires_at + BACKUP_AGE
+            return VoidKey(fingerprint=key, reason=row.reason, expires_at=row.expires_at, until=until, owner=row.owner)
+        case BarredKey():
+            until = int(time.time()) + BACKUP_AGE
+            return Barred(owner=row.owner, fingerprint=row.fingerprint, reason=row.reason, until=until)
         case JoinUse():
             return await _joined(session, row)
 
@@ -93,10 +100,15 @@ async def _join(session: AsyncSession, entry: Joined) -> None:
     space.host_key = entry.host_key or space.host_key
 
 
-def _row(void: VoidKey | VoidCertificate) -> RevokedKey | RevokedCertificate:
-    if isinstance(void, VoidKey):
-        return RevokedKey(fingerprint=void.fingerprint, reason=void.reason, expires_at=void.expires_at)
-    return RevokedCertificate(serial=void.serial, reason=void.reason, expires_at=void.until)
+def _row(void: Void) -> RevokedKey | RevokedCertificate | BarredKey:
+    told = void.model_dump(exclude={"kind", "until"})
+    match void:
+        case VoidKey():
+            return RevokedKey(**told)
+        case VoidCertificate():
+            return RevokedCertificate(**told, expires_at=void.until)
+        case Barred():
+            return BarredKey(**told)
 
 
 async def _unenrol(session: AsyncSession, keys: set[str]) -> None:

@@ -58,6 +58,7 @@ class VoidKey(_Entry):
     fingerprint: str
     reason: str
     expires_at: int
+    owner: str = ""
 
     @property
     def name(self) -> str:
@@ -70,13 +71,29 @@ class VoidCertificate(_Entry):
     kind: Literal["certificate"] = "certificate"
     serial: int
     reason: str
+    owner: str = ""
+    key_id: str = ""
 
     @property
     def name(self) -> str:
         return f"{self.kind} {self.serial}"
 
 
-Entry = Joined | VoidKey | VoidCertificate
+class Barred(_Entry):
+    """A key is certified no more for this owner."""
+
+    kind: Literal["barred"] = "barred"
+    owner: str
+    fingerprint: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.owner} {self.fingerprint}"
+
+
+Void = VoidKey | VoidCertificate | Barred
+Entry = Joined | Void
 _READER: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
 
 

@@ -5,7 +5,7 @@ A change here needs a migration beside it in `migrations/versions`; a test compa
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, ForeignKey, UniqueConstraint, false
+from sqlalchemy import BigInteger, ForeignKey, Integer, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
@@ -32,7 +32,15 @@ class ApiToken(Base):
     secret_hash: Mapped[str]
     user_name: Mapped[str] = mapped_column(ForeignKey("users.name", ondelete="CASCADE"))
     created_at: Mapped[int] = mapped_column(BigInteger)
+    name: Mapped[str] = mapped_column(default="", server_default="")
+    """What its user calls it."""
+    scope: Mapped[str] = mapped_column(default="all", server_default="all")
+    space_id: Mapped[str | None] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE", name="fk_api_tokens_space_id"))
+    """The one space that its scope is about, if it is about one."""
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    last_used: Mapped[int | None] = mapped_column(BigInteger)
     user: Mapped[User] = relationship(lazy="joined")
+    space: Mapped[Space | None] = relationship(lazy="joined")
 
 
 class Space(Base):
@@ -49,6 +57,8 @@ class Space(Base):
     host_key: Mapped[str | None]
     agentless: Mapped[bool] = mapped_column(default=False, server_default=false())
     """An ordinary sshd has joined as this space, and no agent since."""
+    trusts: Mapped[str] = mapped_column(default="", server_default="")
+    """Fingerprints of the CAs that its agent has said it trusts, with spaces between."""
 
     @property
     def space_id(self) -> SpaceId:
@@ -71,6 +81,8 @@ class JoinToken(Base):
     space_id: Mapped[str] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE"))
     uses_left: Mapped[int]
     expires_at: Mapped[int] = mapped_column(BigInteger)
+    host_cas: Mapped[str] = mapped_column(default="", server_default="")
+    """Fingerprints of the host CAs that the token names, with spaces between."""
 
 
 class JoinUse(Base):
@@ -93,6 +105,9 @@ class Certificate(Base):
     owner: Mapped[str] = mapped_column(index=True)
     space_id: Mapped[str | None] = mapped_column(index=True)
     expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    ca: Mapped[str] = mapped_column(default="", server_default="")
+    """Fingerprint of the CA that signed it."""
+    issued_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class RevokedCertificate(Base):
@@ -103,6 +118,10 @@ class RevokedCertificate(Base):
     serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     reason: Mapped[str]
     expires_at: Mapped[int] = mapped_column(BigInteger)
+    owner: Mapped[str] = mapped_column(default="", server_default="")
+    key_id: Mapped[str] = mapped_column(default="", server_default="")
+    frees_name: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Its space was deleted: the name may be given out again at once."""
 
 
 class RevokedKey(Base):
@@ -113,6 +132,18 @@ class RevokedKey(Base):
     fingerprint: Mapped[str] = mapped_column(primary_key=True)
     reason: Mapped[str]
     expires_at: Mapped[int] = mapped_column(BigInteger)
+    owner: Mapped[str] = mapped_column(default="", server_default="")
+
+
+class BarredKey(Base):
+    """A key that is certified no more for this owner, for good. For one owner alone: public keys are public, and whoever has
+    seen one must not be able to make it void for others."""
+
+    __tablename__ = "barred_keys"
+
+    owner: Mapped[str] = mapped_column(ForeignKey("users.name", ondelete="CASCADE"), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
 
 
 class StoredForward(Base):
@@ -127,3 +158,20 @@ class StoredForward(Base):
     remote_port: Mapped[int]
     made: Mapped[str] = mapped_column(server_default="")
     """A new word each time that it is made: by this an agent that has stopped it can tell which one it means."""
+
+
+class AuditRecord(Base):
+    """One line of the audit record: only ever added, and dropped when it is old."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True)
+    at: Mapped[int] = mapped_column(BigInteger, index=True)
+    """Milliseconds since 1970 (UTC)."""
+    event: Mapped[str] = mapped_column(index=True)
+    actor: Mapped[str]
+    owner: Mapped[str | None] = mapped_column(index=True)
+    space_id: Mapped[str | None] = mapped_column(index=True)
+    fields: Mapped[str]
+    """A JSON object: what else there is to say of it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable
 
 import asyncssh
 from sqlalchemy import func, select
@@ -18,9 +20,11 @@ from knot_server.actor import Actor
 from knot_server.store.catchingup import use_up
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
+from knot_server.usecases.audit import Audit, Event
+from knot_server.usecases.lookup import check_current, is_barred
 from knot_server.usecases.revocation import Revocations
-from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
-from knot_ssh.names import Owner, SpaceId, Zone
+from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused, KnotError
+from knot_ssh.names import Principal, SpaceId, SpaceName, Zone
 from knot_ssh.wire import CertificateRequest, Certificates, Membership
 
 SSHD_LIFETIME = 30 * 24 * 3600
@@ -37,10 +41,18 @@ _OLD_KEY = {
 class Enrolment:
     """Tokens in, keys enrolled, certificates out."""
 
-    def __init__(self, database: Database, authority: Authority, revocations: Revocations, lifetime: int = LIFETIME) -> None:
+    def __init__(
+        self,
+        database: Database,
+        authority: Authority,
+        revocations: Revocations,
+        audit: Audit,
+        lifetime: int = LIFETIME,
+    ) -> None:
         self._database = database
         self._authority = authority
         self._revocations = revocations
+        self._audit = audit
         self._lifetime = lifetime
         self.issued = {"agent": 0, "host": 0, "person": 0}
         """Certificates that were issued since the server was started: for whom, and how many."""
@@ -59,9 +71,12 @@ class Enrolment:
                 raise JoinRefused
             return SpaceId(token.space_id)
 
-    async def redeem(self, token_id: str, key: asyncssh.SSHKey, sshd: asyncssh.SSHKey | None = None) -> Membership:
+    async def redeem(
+        self, token_id: str, key: asyncssh.SSHKey, sshd: asyncssh.SSHKey | None = None, *, address: str | None = None
+    ) -> Membership:
         """Enrol the key for the token's space: as its agent's, or, with the host key of an `sshd`, as that of a machine
-        without one. Once for a token, but the same keys always get the same answer.
+        without one. Once for a token, but the same keys always get the same answer, which is not
+        recorded again.
 
         Raises JoinRefused with what to do.
         """
@@ -75,7 +90,7 @@ class Enrolment:
             retry = f"make a new one with `knot space {'sshd' if agentless else 'token'} {space.name}`"
             if token.expires_at <= time.time():
                 raise JoinRefused(f"that join token has expired; {retry}")
-            if self._revocations.current.has_key(key):
+            if self._revocations.current.has_key(key) or await is_barred(session, space.owner, shown):
                 raise JoinRefused(f"{_OLD_KEY[agentless]}, and {retry}")
             before, now = space.enrolled_key, public_line(key)
             if before == now and space.agentless != agentless:
@@ -87,13 +102,29 @@ class Enrolment:
                 if not await use_up(session, token_id):
                     raise JoinRefused(f"that join token was used already; {retry}")
                 session.add(JoinUse(token_id=token_id, fingerprint=shown))
+                self._audit.record(
+                    session,
+                    Event.JOINED,
+                    _agent(space),
+                    owner=space.owner,
+                    space_id=space.id,
+                    space=space.name,
+                    token=token_id,
+                    key=shown,
+                    agentless=agentless,
+                    replaced=before is not None and before != now,
+                    address=address,
+                )
             replaced = before is not None and before != now
             host_replaced = sshd is not None and space.host_key not in (None, public_line(sshd))
             if replaced or host_replaced:
                 reason = f"space {space.name} joined again"
                 old_key = before if replaced else None
-                await self._revocations.record(session, Certificate.space_id == space.id, old_key, reason)
+                own = Certificate.space_id == space.id
+                await self._revocations.record(session, own, old_key, reason, owner=space.owner)
             space.enrolled_key, space.agentless = now, agentless
+            if replaced:
+                space.trusts = ""
             if sshd is not None:
                 space.host_key = public_line(sshd)
             membership = self.membership(space)
@@ -128,10 +159,12 @@ class Enrolment:
             if space is None or not space.agentless or space.enrolled_key != public_line(key) or space.host_key is None:
                 raise KeyRefused
             host, host_key = HostIdentity(space.principal, space.space_name, space.space_id), parse_public_key(space.host_key)
+            if await is_barred(session, space.owner, fingerprint(host_key)):
+                raise KeyRefused
             if await _good_certificates(session, space, host_key) >= SSHD_CERTIFICATES_MAX:
                 raise Conflict(f"this machine has {SSHD_CERTIFICATES_MAX} certificates that are good, the most there may be")
             issued = self._authority.certify_host(host_key, host, SSHD_LIFETIME)
-            _record(session, issued, Owner(space.owner), space.space_id)
+            self._record(session, issued, _agent(space), "host", space)
         self.issued["host"] += 1
         return issued
 
@@ -147,13 +180,15 @@ class Enrolment:
             space = await session.get(Space, str(space_id))
             if space is None or space.agentless or space.enrolled_key != public_line(key):
                 raise KeyRefused
+            if await is_barred(session, space.owner, fingerprint(host_key)):
+                raise BadInput("that host key was revoked; remove host_key from the agent's folder and start the agent again")
             identity = Identity.agent(space.principal, space.space_name, space.space_id)
             host = HostIdentity(space.principal, space.space_name, space.space_id)
             client_certificate = self._authority.certify_client(key, identity, self._lifetime)
             host_certificate = self._authority.certify_host(host_key, host, self._lifetime)
             space.host_key = public_line(host_key)
-            for issued in (client_certificate, host_certificate):
-                _record(session, issued, Owner(space.owner), space.space_id)
+            for kind, issued in (("agent", client_certificate), ("host", host_certificate)):
+                self._record(session, issued, _agent(space), kind, space)
         self.issued["agent"] += 1
         self.issued["host"] += 1
         return Certificates(client=client_certificate.line, host=host_certificate.line)
@@ -167,29 +202,99 @@ class Enrolment:
         if self._revocations.current.has_key(key):
             raise BadInput("public_key: that key has been revoked; make another")
         async with self._database.writing() as session:
+            await check_current(session, actor)
+            if await is_barred(session, actor.owner, fingerprint(key)):
+                raise BadInput("public_key: that key has been revoked; make another")
             zones = await session.scalars(select(Space.zone).where(Space.owner == str(actor.owner)).distinct())
             names = [Zone(zone) for zone in zones]
             if not names:
                 raise Conflict("you own no space yet, so there is nothing a certificate could open")
             identity = Identity.person(actor.owner, names)
             try:
-                issued = self._authority.certify_client(key, identity, min(lifetime or self._lifetime, self._lifetime))
+                issued = self._authority.certify_client(key, identity, self._granted(lifetime, actor.expires_at))
             except CertificateRefused as error:
                 raise BadInput(f"public_key: that key cannot be certified: {error}") from None
-            _record(session, issued, actor.owner, None)
+            self._record(session, issued, actor, "person")
         self.issued["person"] += 1
         return issued, [str(principal) for principal in identity.principals]
 
+    async def refuse_join(self, token_id: str, key: asyncssh.SSHKey, reason: str, detail: str, address: str) -> None:
+        """Note for the record that this key was not enrolled; of which space, if the store can tell."""
+        space_id = None
+        with contextlib.suppress(KnotError):
+            space_id = await self.invited(token_id)
+        self._audit.refuse(
+            "join", reason, address, space_id=space_id, detail=detail, token=token_id, key=fingerprint(key), address=address
+        )
+
+    async def trusts(self, space_id: SpaceId, key: asyncssh.SSHKey, cas: Iterable[str]) -> None:
+        """Whoever holds the space's enrolled key trusts these CAs by now (fingerprints); raises KeyRefused."""
+        known = sorted(self._authority.names & set(cas))
+        async with self._database.writing() as session:
+            space = await session.get(Space, str(space_id))
+            if space is None or space.enrolled_key != public_line(key):
+                raise KeyRefused
+            space.trusts = " ".join(known)
+
+    async def sshd_trust(self, space_id: SpaceId, key: asyncssh.SSHKey) -> tuple[list[str], list[str]]:
+        """The user CAs and the host CAs that a machine with an ordinary sshd is to trust, as OpenSSH lines.
+
+        From then on it counts as one that does. Raises KeyRefused.
+        """
+        space = await self.space(space_id)
+        if space is None or not space.agentless:
+            raise KeyRefused
+        await self.trusts(space_id, key, self._authority.names)
+        return self._authority.users.keys.lines, self._authority.hosts.keys.lines
+
+    def _granted(self, wanted: int | None, expires_at: int | None) -> int:
+        """Seconds: what is wanted, at most the usual lifetime, and at most what the token that asks has left."""
+        left = self._lifetime if expires_at is None else max(1, expires_at - int(time.time()))
+        return min(wanted or self._lifetime, self._lifetime, left)
+
     def membership(self, space: Space) -> Membership:
         """What an agent of this space is told that it is."""
-        principal = space.principal
+        return self.member(space.space_id, space.space_name, space.principal)
+
+    def member(self, space_id: SpaceId, name: SpaceName, principal: Principal) -> Membership:
+        """The same of a space that is known by other means."""
         return Membership(
-            space_id=space.space_id,
-            space=space.space_name,
+            space_id=space_id,
+            space=name,
             owner=principal.owner,
             zone=principal.zone,
-            user_ca=self._authority.user_ca,
-            host_ca=self._authority.host_ca,
+            user_cas=self._authority.users.keys.lines,
+            host_cas=self._authority.hosts.keys.lines,
+            distrusted=self._authority.distrusted,
+        )
+
+    def _record(self, session: AsyncSession, issued: Issued, actor: Actor, kind: str, space: Space | None = None) -> None:
+        """Take down a certificate, for as long as it is good and in the audit record."""
+        space_id = space.id if space else None
+        session.add(
+            Certificate(
+                serial=issued.serial,
+                fingerprint=issued.fingerprint,
+                key_id=issued.key_id,
+                owner=str(actor.owner),
+                space_id=space_id,
+                expires_at=issued.expires_at,
+                ca=issued.ca,
+                issued_at=issued.issued_at,
+            )
+        )
+        self._audit.record(
+            session,
+            Event.CERTIFIED,
+            actor,
+            owner=actor.owner,
+            space_id=space_id,
+            space=space.name if space else None,
+            kind=kind,
+            serial=str(issued.serial),
+            key_id=issued.key_id,
+            key=issued.fingerprint,
+            seconds=issued.expires_at - int(time.time()),
         )
 
 
@@ -210,14 +315,7 @@ def _importable(key_line: str) -> asyncssh.SSHKey:
     return key
 
 
-def _record(session: AsyncSession, issued: Issued, owner: Owner, space_id: SpaceId | None) -> None:
-    session.add(
-        Certificate(
-            serial=issued.serial,
-            fingerprint=issued.fingerprint,
-            key_id=issued.key_id,
-            owner=str(owner),
-            space_id=space_id and str(space_id),
-            expires_at=issued.expires_at,
-        )
-    )
+def _agent(space: Space) -> Actor:
+    """Whoever holds the key that is enrolled for a space."""
+    principal = space.principal
+    return Actor(principal.owner, zone=principal.zone, space=space.space_id, space_name=space.name)

@@ -12,12 +12,14 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import CursorResult, delete, select
 
 from knot_server.actor import Actor
 from knot_server.roster import Present, Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Space, StoredForward
+from knot_server.usecases.audit import Audit
+from knot_server.usecases.forwardrecords import Told, record_forgotten, tell_stopped
 from knot_server.usecases.lookup import find_space, visible_space
 from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, NotRunning, OtherZone, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
@@ -52,9 +54,10 @@ _IDLE = {False: "the space is not running", True: "the space has no agent"}
 class Forwarding:
     """Make, list and stop forwards, one by one or all at once."""
 
-    def __init__(self, database: Database, roster: Roster) -> None:
+    def __init__(self, database: Database, roster: Roster, audit: Audit) -> None:
         self._database = database
         self._roster = roster
+        self._audit = audit
 
     @whole
     async def forward(self, actor: Actor, source: str | None, request: ForwardRequest) -> ForwardStatus:
@@ -72,11 +75,13 @@ class Forwarding:
             if error := target_obstacle(wanted) if agent else _obstacle(space)(wanted):
                 raise error
             if agent is not None:
-                return await self._start(agent, space, order)
-            others = [stored for stored in await self.stored(space.space_id) if stored.local_port != order.local_port]
+                return await self._start(actor, agent, space, order)
+            before = {stored.local_port: stored for stored in await self.stored(space.space_id)}
+            others = before.keys() - {order.local_port}
             if len(others) >= FORWARDS_MAX:
                 raise Conflict(f"the space {space.name!r} has {FORWARDS_MAX} forwards, the most there may be")
-            await self._change(space, [order], [])
+            change = ReplacedForward(order=order, replaced=before.get(order.local_port))
+            await self._change(space, [order], [], Told(actor, [change]))
             return _not_running(space, order)
 
     @whole
@@ -95,9 +100,9 @@ class Forwarding:
         async with self._roster.lock(space.space_id):
             agent = self._roster.get(space.space_id)
             if agent is not None:
-                answer = await self._apply_running(agent, space, wanted, dry_run=request.dry_run)
+                answer = await self._apply_running(actor, agent, space, wanted, dry_run=request.dry_run)
             else:
-                answer = await self._apply_stored(space, wanted, dry_run=request.dry_run)
+                answer = await self._apply_stored(actor, space, wanted, dry_run=request.dry_run)
         return Applied(
             applied=[_entry(made.order) for made in answer.applied],
             stopped=[_entry(order) for order in answer.stopped],
@@ -122,13 +127,15 @@ class Forwarding:
         async with self._roster.lock(space.space_id):
             stored = next((order for order in await self.stored(space.space_id) if order.local_port == local_port), None)
             if stored:
-                await self._change(space, [], [stored])
+                await self._change(space, [], [stored], Told(actor, stopped=[stored]))
             try:
                 stopped = await self._stop_running(space, request)
             except KnotError:
                 if stored:
-                    await self._change(space, [stored], [])
+                    await self._change(space, [stored], [], Told(actor, [ReplacedForward(order=stored)], put_back=True))
                 raise
+            if stopped and not stored:
+                await tell_stopped(self._audit, actor, space, stopped)
             if stopped:
                 return stopped
             if stored:
@@ -158,13 +165,13 @@ class Forwarding:
             if source
         ]
 
-    async def forget_stopped(self, space_id: SpaceId, stopped: Sequence[StoppedForward]) -> None:
+    async def forget_stopped(self, actor: Actor, space_id: SpaceId, stopped: Sequence[StoppedForward]) -> None:
         """Forget what an agent has stopped while it could not tell; what was made anew since then stays."""
         if not stopped:
             return
         async with self._database.writing() as session:
             for gone in stopped:
-                await session.execute(
+                forgotten = await session.execute(
                     delete(StoredForward).where(
                         StoredForward.space_id == str(space_id),
                         StoredForward.local_port == int(gone.local_port),
@@ -173,6 +180,9 @@ class Forwarding:
                         StoredForward.made == gone.made,
                     )
                 )
+                assert isinstance(forgotten, CursorResult)
+                if forgotten.rowcount:
+                    record_forgotten(self._audit, session, actor, space_id, gone)
 
     async def target(self, actor: Actor, reference: str) -> Target:
         """How to reach a space of the agent's own owner and zone; raises NotFound."""
@@ -197,18 +207,19 @@ class Forwarding:
         )
         return WantedForward(order=order, force=request.force)
 
-    async def _start(self, agent: Present, space: Space, order: ForwardOrder) -> ForwardStatus:
+    async def _start(self, actor: Actor, agent: Present, space: Space, order: ForwardOrder) -> ForwardStatus:
         started = await agent.order("forward.start", order, ForwardStarted)
         self._roster.watch(agent, [order.target.id])
+        change = ReplacedForward(order=order, replaced=started.replaced)
         try:
-            await self._change(space, [order], [])
+            await self._change(space, [order], [], Told(actor, [change]))
         except KnotError:
-            await _put_back(agent, [ReplacedForward(order=order, replaced=started.replaced)], [])
+            await _put_back(agent, [change], [])
             raise
         return started.status
 
     async def _apply_running(
-        self, agent: Present, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool
+        self, actor: Actor, agent: Present, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool
     ) -> ApplyAnswer:
         ask = agent.ask if dry_run else agent.order  # a question is no reason to cut anybody off
         answer = await ask("forward.apply", ApplyOrder(forwards=list(wanted), dry_run=dry_run), ApplyAnswer)
@@ -220,19 +231,23 @@ class Forwarding:
             return answer
         made = [orders[change.order.local_port] for change in answer.applied]
         self._roster.watch(agent, {order.target.id for order in made})
+        changes = [change.model_copy(update={"order": orders[change.order.local_port]}) for change in answer.applied]
+        told = Told(actor, changes, answer.stopped[:FORWARDS_MAX], apply=True)
         try:
-            await self._change(space, made, [row for row in await self.stored(space.space_id) if row.local_port not in orders])
+            gone = [row for row in await self.stored(space.space_id) if row.local_port not in orders]
+            await self._change(space, made, gone, told)
         except KnotError:
             await _put_back(agent, answer.applied, answer.stopped)
             raise
         return answer
 
-    async def _apply_stored(self, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool) -> ApplyAnswer:
+    async def _apply_stored(self, actor: Actor, space: Space, wanted: Sequence[WantedForward], *, dry_run: bool) -> ApplyAnswer:
         standing = {order.local_port: order for order in await self.stored(space.space_id)}
         plan = make_plan(standing, wanted, _obstacle(space))
-        if not dry_run:
-            await self._change(space, [*plan.make, *plan.unchanged], plan.stop)  # what is asked for anew is made anew
         made = [ReplacedForward(order=order, replaced=standing.get(order.local_port)) for order in plan.make]
+        if not dry_run:
+            told = Told(actor, made, plan.stop, apply=True)
+            await self._change(space, [*plan.make, *plan.unchanged], plan.stop, told)  # what is asked for anew is made anew
         return ApplyAnswer(applied=made, stopped=plan.stop, errors=plan.errors)
 
     async def _stop_running(self, space: Space, request: StopRequest) -> ForwardStatus | None:
@@ -245,15 +260,16 @@ class Forwarding:
         except NotFound:
             return None
 
-    async def _change(self, space: Space, made: Sequence[ForwardOrder], stopped: Sequence[ForwardOrder]) -> None:
-        """Forget what was stored for these ports, and store what was made, as far as it is persistent."""
+    async def _change(self, space: Space, made: Sequence[ForwardOrder], stopped: Sequence[ForwardOrder], told: Told) -> None:
+        """Forget what was stored for these ports, and store what was made, as far as it is persistent; and record it."""
         ports = [int(order.local_port) for order in (*made, *stopped)]
-        if not ports:
+        if not (ports or told.stopped):
             return
         on_ports = delete(StoredForward).where(StoredForward.space_id == space.id, StoredForward.local_port.in_(ports))
         async with self._database.writing() as session:
             await session.execute(on_ports)
             session.add_all(_row(space, order) for order in made if order.persistent)
+            told.record(self._audit, session, space)
 
     def _target(self, space: Space) -> Target:
         agent = self._roster.get(space.space_id)

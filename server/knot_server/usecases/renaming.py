@@ -20,6 +20,7 @@ from knot_server.actor import Actor
 from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, RevokedCertificate, Space, StoredForward
+from knot_server.usecases.audit import Audit, Event
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.lookup import visible_space
@@ -37,9 +38,10 @@ MINUTE = 60
 class Renaming:
     """The use case. `on_rename` is called with each new name as soon as it is stored."""
 
-    def __init__(self, database: Database, roster: Roster, enrolment: Enrolment, forwarding: Forwarding) -> None:
+    def __init__(self, database: Database, roster: Roster, enrolment: Enrolment, forwarding: Forwarding, audit: Audit) -> None:
         self._database = database
         self._roster = roster
+        self._audit = audit
         self._enrolment = enrolment
         self._forwarding = forwarding
         self.on_rename: list[Callable[[SpaceId, SpaceName], None]] = []
@@ -68,6 +70,9 @@ class Renaming:
             if before != name:
                 await check_free(session, space, name)
                 space.name = str(name)
+                self._audit.record(
+                    session, Event.SPACE_CHANGED, actor, owner=space.owner, space_id=space.id, space=space.name, before=before
+                )
                 forwards = update(StoredForward).where(StoredForward.target_id == space.id)
                 await session.execute(forwards.values(target_name=space.name))
         return space, before
@@ -92,7 +97,7 @@ async def check_free(session: AsyncSession, space: Space, name: SpaceName) -> No
     """
     if await session.scalar(select(Space.id).where(Space.owner == space.owner, Space.name == str(name))):
         raise NameTaken(f"you have a space {name!r} already")
-    revoked = select(RevokedCertificate.serial)
+    revoked = select(RevokedCertificate.serial).where(RevokedCertificate.frees_name)
     of_others = select(func.max(Certificate.expires_at)).where(
         Certificate.key_id.startswith(host_key_ids(space.principal, name), autoescape=True),
         Certificate.space_id != space.id,

@@ -123,5 +123,5 @@ def test_membership_in_values(office: Office) -> None:
     """Principal and CAs are those of the membership."""
     credentials = issued(office, 100)
     assert credentials.principal == PRINCIPAL
-    assert credentials.user_ca == office.authority.user_ca_key
-    assert credentials.host_ca == office.authority.host_ca_key
+    assert credentials.user_cas == (office.authority.user_ca_key,)
+    assert credentials.host_cas == (office.authority.host_ca_key,)

@@ -50,6 +50,8 @@ def test_whole_file() -> None:
         max_channels: 7
         max_in_flight: 2000000
         max_small_packets: 500
+        strict: true
+        revocation_max_age: 60
         socket_users: [{me}]
         socket_group: {group}
         """
@@ -67,6 +69,8 @@ def test_whole_file() -> None:
         "max_channels": 7,
         "max_in_flight": 2000000,
         "max_small_packets": 500,
+        "strict": True,
+        "revocation_max_age": 60,
         "socket_users": [me],
         "socket_group": group,
     }

@@ -21,11 +21,14 @@ from knot_server.actor import Actor
 from knot_server.roster import Present, Roster
 from knot_server.store.database import STORE_FILE, Database
 from knot_server.store.schema import Space
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.revoking import Revoking
 from knot_server.usecases.spaces import Spaces
+from knot_server.usecases.tokens import Tokens
 from knot_server.usecases.users import Users, add_user
 from knot_ssh.errors import KnotError, NotFound, PortTaken, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
@@ -181,14 +184,17 @@ class World:
 
     folder: Path
     database: Database
+    audit: Audit
     authority: Authority
     roster: Roster
     revocations: Revocations
     spaces: Spaces
     users: Users
+    tokens: Tokens
     enrolment: Enrolment
     forwarding: Forwarding
     renaming: Renaming
+    revoking: Revoking
 
     async def space(self, actor: Actor, name: str, zone: Zone = EU) -> Space:
         """A new space."""
@@ -243,23 +249,29 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     database = await Database.create(folder)
     authority = Authority.create(folder)
     roster = Roster()
-    revocations = Revocations(database, authority, roster, LIFETIME)
-    spaces = Spaces(database, authority, revocations, roster)
-    enrolment = Enrolment(database, authority, revocations)
-    forwarding = Forwarding(database, roster)
+    audit = Audit(database)
+    revocations = Revocations(database, authority, roster, audit, LIFETIME)
+    spaces = Spaces(database, authority, revocations, roster, audit)
+    enrolment = Enrolment(database, authority, revocations, audit)
+    forwarding = Forwarding(database, roster, audit)
     async with database.writing() as session:
         for actor in (ROOT, ALICE, BOB):
             await add_user(session, actor.owner, admin=actor.admin)
+    tokens = Tokens(database, audit)
     yield World(
         folder=folder,
         database=database,
+        audit=audit,
         authority=authority,
         roster=roster,
         revocations=revocations,
         spaces=spaces,
-        users=Users(database, spaces),
+        users=Users(database, spaces, audit),
+        tokens=tokens,
         enrolment=enrolment,
         forwarding=forwarding,
-        renaming=Renaming(database, roster, enrolment, forwarding),
+        renaming=Renaming(database, roster, enrolment, forwarding, audit),
+        revoking=Revoking(database, revocations, audit),
     )
+    await tokens.close()
     await database.close()

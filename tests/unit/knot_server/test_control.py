@@ -29,7 +29,9 @@ async def test_agent_that_cannot_be_welcomed(world: World) -> None:
     gone = StoppedForward(local_port=Port(1), target_id=space.space_id, remote_port=Port(1))
     hello = Hello(version="1", addresses=[], stopped=[gone])
     last_seen, tasks = LastSeen(world.database), Tasks()
-    control = Control(world.database, last_seen, world.roster, world.enrolment, world.forwarding, world.revocations)
+    control = Control(
+        world.database, last_seen, world.roster, world.enrolment, world.forwarding, world.revocations, world.audit
+    )
     async with world.running(space), streams() as (ours, theirs), streams() as (again, others):
         before = world.roster.get(space.space_id)
         for reader, writer in (theirs, others):

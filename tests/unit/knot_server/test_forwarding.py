@@ -569,7 +569,7 @@ async def stop_alone(scene: Scene, made: str = "", *, port: int = 8080, target: 
         remote_port=Port(remote_port),
         made=made or making(scene),
     )
-    await scene.world.forwarding.forget_stopped(scene.frontend.space_id, [gone])
+    await scene.world.forwarding.forget_stopped(ALICE, scene.frontend.space_id, [gone])
 
 
 async def test_stopped_alone_is_forgotten(scene: Scene) -> None:
@@ -610,7 +610,7 @@ async def test_stopped_of_another_space(scene: Scene) -> None:
     """An agent makes the server forget forwards of its own space alone."""
     await scene.forward(persistent=True)
     gone = StoppedForward(local_port=PORT, target_id=scene.backend.space_id, remote_port=Port(3000))
-    await scene.world.forwarding.forget_stopped(scene.backend.space_id, [gone])
+    await scene.world.forwarding.forget_stopped(ALICE, scene.backend.space_id, [gone])
     assert scene.stored() == [(8080, "backend", 3000)]
 
 
@@ -618,7 +618,7 @@ async def test_nothing_stopped(scene: Scene) -> None:
     """Without anything to forget the store is not written to."""
     await scene.forward(persistent=True)
     scene.world.break_store("DELETE")
-    await scene.world.forwarding.forget_stopped(scene.frontend.space_id, [])
+    await scene.world.forwarding.forget_stopped(ALICE, scene.frontend.space_id, [])
     assert scene.stored() == [(8080, "backend", 3000)]
 
 

@@ -13,13 +13,15 @@ import pytest
 import structlog
 
 from knot_keys.certificates import LIFETIME
-from knot_keys.keyfiles import fingerprint
+from knot_keys.keyfiles import fingerprint, public_line
 from knot_server.roster import Roster
 from knot_server.store.database import STORE_FILE, Database
 from knot_server.store.journal import BACKUP_AGE, JOURNAL_FILE, Journal, VoidCertificate, VoidKey
+from knot_server.store.schema import BarredKey
+from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
-from knot_ssh.errors import JoinRefused, KnotError, LooseFile, StoreUnavailable
+from knot_ssh.errors import BadInput, JoinRefused, KnotError, LooseFile, StoreUnavailable
 from tests.support.noroom import no_room
 from tests.unit.knot_server.conftest import ALICE, World
 from tests.unit.knot_server.test_enrolment import a_host_key, a_key
@@ -50,9 +52,9 @@ class Backup:
         self._copy.chmod(0o600)
         self._copy.replace(world.folder / STORE_FILE)
         world.database = await Database.open(world.folder)
-        world.revocations = Revocations(world.database, world.authority, Roster(), LIFETIME)
+        world.revocations = Revocations(world.database, world.authority, Roster(), Audit(world.database), LIFETIME)
         await world.revocations.load()
-        world.enrolment = Enrolment(world.database, world.authority, world.revocations)
+        world.enrolment = Enrolment(world.database, world.authority, world.revocations, Audit(world.database))
         yield
         await world.database.close()
 
@@ -121,6 +123,17 @@ async def test_key_that_is_enrolled_again(world: World) -> None:
     await world.enrolment.redeem((await world.token(ALICE, space)).id, first)
     async with Backup(world).put_back():
         assert await world.enrolment.enrolled_key(space.space_id) == first
+
+
+async def test_barred_key_stays_so(world: World) -> None:
+    """A key that was barred since the copy is certified no more."""
+    await world.space(ALICE, "backend")
+    backup, key = Backup(world), a_key()
+    async with world.database.writing() as session:
+        session.add(BarredKey(owner=str(ALICE.owner), fingerprint=fingerprint(key), reason="lost"))
+    async with backup.put_back():
+        with pytest.raises(BadInput):
+            await world.enrolment.certify_person(ALICE, public_line(key), None)
 
 
 async def test_restart_changes_nothing(world: World) -> None:

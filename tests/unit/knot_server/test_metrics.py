@@ -16,6 +16,7 @@ from knot_server.refusals import CODES, OTHER, Refusals
 from knot_server.roster import Present
 from knot_server.running import initialise
 from knot_server.services import Services
+from knot_server.settings import ServerSettings
 from knot_ssh.names import Owner, Principal, SpaceId, Zone
 from knot_ssh.rpc import Peer
 from knot_ssh.wire import AgentReport, Carried, ForwardStates, LinkModes
@@ -29,7 +30,7 @@ Sample = tuple[str, frozenset[tuple[str, str]]]
 async def server(folder: Path) -> AsyncIterator[tuple[Services, Metrics]]:
     """A server that listens nowhere."""
     await initialise(folder, Owner("root"))
-    services = await Services.open(stock_plane(), folder, 3600)
+    services = await Services.open(stock_plane(), folder, ServerSettings())
     try:
         yield services, Metrics(services, Refusals(CODES))
     finally:

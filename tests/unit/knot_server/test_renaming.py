@@ -215,7 +215,11 @@ async def test_last_certificate_counts(world: World) -> None:
     end = 4_000_000_000
     await world.spaces.delete(ALICE, "old")
     world.sql(
-        "INSERT INTO certificates VALUES (7, 'SHA256:x', ?, 'alice', ?, ?)", f"host/alice/eu/old/{space.id}", space.id, end
+        "INSERT INTO certificates (serial, fingerprint, key_id, owner, space_id, expires_at) "
+        "VALUES (7, 'SHA256:x', ?, 'alice', ?, ?)",
+        f"host/alice/eu/old/{space.id}",
+        space.id,
+        end,
     )
     with pytest.raises(NameTaken, match="until 2096-10-02 07:07 UTC"):  # a minute that has ended by then
         await world.space(ALICE, "old")

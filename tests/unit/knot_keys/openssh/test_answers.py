@@ -134,14 +134,14 @@ def certificates(authority: Authority, stranger: Authority) -> dict[str, str]:
         """What differs from a good one in this alone."""
         nothing = dict.fromkeys(["permit_x11_forwarding", "permit_agent_forwarding", "permit_pty", "permit_user_rc"], False)
         given: dict[str, Any] = nothing | {"valid_before": "10m"} | options
-        ca = authority._user_ca
+        ca = authority.users.keys.active
         return _line(ca.generate_user_certificate(public, "person/alice/eu/-/-", principals=principals, **given))
 
     return {
         "another CA's": stranger.certify_client(public, person, 600).line,
         "for another key": authority.certify_client(other, person, 600).line,
         "an agent's": authority.certify_client(public, agent, 600).line,
-        "a host's": _line(authority._host_ca.generate_host_certificate(public, "hub", principals=["hub.knot"])),
+        "a host's": _line(authority.hosts.keys.active.generate_host_certificate(public, "hub", principals=["hub.knot"])),
         "for nobody": signed([]),
         "of two owners": signed(["alice@eu", "bob@eu"]),
         "with a command": signed(["alice@eu"], force_command="x"),
