@@ -40,6 +40,7 @@ def beset(beds: Beds) -> Bed:
     return beds.bed("beset", {})
 
 
+@pytest.mark.threat(11, f"{CROWD} silent sockets, from the good login's own address too", f"login < {SOON} s")
 @pytest.mark.fault(f"{CROWD} silent connections", f"a good login takes < {SOON} s")
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES.keys())
 @pytest.mark.parametrize("where", ["endpoint", "hub"])
