@@ -25,6 +25,6 @@ def note_refusal(audit: Audit, request: HTTPConnection, error: KnotError) -> Non
     if error.http_status not in REFUSED:
         return
     actor, address = getattr(request.state, "actor", None), address_of(request)
-    method, path = str(request.scope.get("method", "")), request.url.path
+    method, path = str(request.scope["method"]), str(request.scope["path"])
     who = {"owner": actor.owner, "actor": actor} if actor else {"actor": STRANGER}
     audit.refuse("http", error.code, address, **who, method=method, path=path, address=address)
