@@ -13,6 +13,7 @@ import urllib3
 
 from knot_ssh.addresses import is_server_url
 from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, Unavailable, error_for
+from knot_ssh.trust import BY_SYSTEM, Trust
 
 ANSWER_LIMIT = 1 << 26
 """Bytes of an answer: a list of 100,000 spaces, or of a million revoked serials, is shorter."""
@@ -36,8 +37,9 @@ USUAL = Patience()
 class Api:
     """One server, as one user. Every method raises the error that the server answered with, or Unavailable."""
 
-    def __init__(self, server: str, token: str, patience: Patience = USUAL) -> None:
-        """`server` is the URL; raises BadInput for anything else. The token is sent in a header alone."""
+    def __init__(self, server: str, token: str, patience: Patience = USUAL, trust: Trust = BY_SYSTEM) -> None:
+        """`server` is the URL; raises BadInput for anything else. The token is sent in a header alone, and over TLS unless
+        to this machine."""
         if "@" in server:
             raise BadInput("the server's URL must hold no name and no password: the API token says who you are")
         if not is_server_url(server):
@@ -48,10 +50,12 @@ class Api:
             )
         if not token.isascii() or not token.isprintable() or " " in token:
             raise NotAuthenticated("the API token is not one: it must be copied whole, without spaces")
+        trust.check(server)
         self._server = server.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         timeout = urllib3.Timeout(connect=patience.connect, read=patience.read)
-        self._pool = urllib3.PoolManager(retries=False, timeout=timeout)
+        context = trust.context() if server.startswith("https:") else None
+        self._pool = urllib3.PoolManager(retries=False, timeout=timeout, ssl_context=context)
 
     def close(self) -> None:
         """Close the connections that are kept for further requests; the client may still be used."""
@@ -92,6 +96,8 @@ class Api:
                 method, url, body=data, headers=self._headers, redirect=False, preload_content=False, decode_content=False
             )
             body = bytes(response.read(ANSWER_LIMIT + 1))
+        except urllib3.exceptions.SSLError as error:
+            raise KnotError(f"the server at {self._server} cannot be trusted: {_distrust(error)}") from None
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(f"the server at {self._server} did not answer: {_cause(error)}") from None
         if len(body) > ANSWER_LIMIT:
@@ -112,6 +118,14 @@ def _error(answer: Any, status: int) -> KnotError:
     if isinstance(answer, dict) and isinstance(answer.get("error"), str):
         return error_for(str(answer.get("code")), answer["error"])
     return KnotError(f"the server answered {status}")
+
+
+def _distrust(error: urllib3.exceptions.SSLError) -> str:
+    """What is wrong with the server's certificate, and what to do."""
+    reason = str(getattr(error.args[0] if error.args else None, "verify_message", "") or "")
+    if not reason:
+        return "it does not speak TLS as we do; is that an https server?"
+    return f"{reason.rstrip('.')}. Where it has a CA of its own, name that: `knot login --ca FILE`, or KNOT_CA_FILE"
 
 
 def _cause(error: urllib3.exceptions.HTTPError) -> str:

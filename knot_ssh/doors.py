@@ -17,6 +17,7 @@ from knot_ssh.errors import BadInput, NotAuthenticated, Unavailable
 from knot_ssh.local import AgentSocket
 from knot_ssh.places import config_file, default_socket
 from knot_ssh.ports import Ports, PortsOfAgent, PortsOfServer
+from knot_ssh.trust import BY_SYSTEM, Trust, trust_said
 
 if TYPE_CHECKING:
     from knot_ssh.api import Api, Patience
@@ -37,6 +38,15 @@ class Given:
         return bool(self.server or self.token)
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What `knot login` has kept."""
+
+    server: str | None = None
+    token: str | None = None
+    trust: Trust = BY_SYSTEM
+
+
 def given(server: str | None = None, token: str | None = None) -> Given:
     """What was said: these, or else the environment."""
     named = next((os.environ[name] for name in SERVER_VARIABLES if os.environ.get(name)), None)
@@ -47,14 +57,15 @@ def api(said: Given, patience: Patience | None = None) -> Api:
     """A client of the server that was named or is kept; raises BadInput or NotAuthenticated when something is missing."""
     from knot_ssh.api import USUAL, Api
 
-    kept = Given() if said.server and said.token else _kept()
+    kept = Kept() if said.server and said.token else _kept()
     server = said.server or kept.server
     if not server:
         raise BadInput("no server given: run `knot login --server URL --token TOKEN`, or use --server or KNOT_SERVER")
     is_kept = server.rstrip("/") == kept.server
     token = said.token or (kept.token if is_kept else None)  # a kept token goes to the kept server alone
     if token:
-        return Api(server, token, patience or USUAL)
+        trust = trust_said().over(kept.trust) if is_kept else trust_said()
+        return Api(server, token, patience or USUAL, trust)
     if kept.token:
         raise NotAuthenticated(f"the token kept by `knot login` is for {kept.server}; give one for {server} with --token")
     raise NotAuthenticated
@@ -95,33 +106,40 @@ def open_ports(said: Given) -> Iterator[Ports]:
         yield PortsOfServer(server)
 
 
-def keep(server: str, token: str) -> Path:
-    """Store server and token in the config file (0600)."""
+def keep(server: str, token: str, trust: Trust = BY_SYSTEM) -> Path:
+    """Store server and token, and how the server is known, in the config file (0600)."""
     import yaml
 
     from knot_ssh.files import make_private_folder, replace_file
 
     path = config_file()
     make_private_folder(path.parent)
-    replace_file(path, yaml.safe_dump({"server": server, "token": token}).encode())
+    kept: dict[str, str | bool] = {"server": server, "token": token}
+    if trust.ca_file:
+        kept["ca_file"] = str(trust.ca_file)
+    if trust.allow_plain_http:
+        kept["allow_plain_http"] = True
+    replace_file(path, yaml.safe_dump(kept).encode())
     return path
 
 
-def _kept() -> Given:
+def _kept() -> Kept:
     """What the config file holds; raises LooseFile or BadInput."""
     path = config_file()
     if not path.exists():
-        return Given()
+        return Kept()
     from pydantic import BaseModel, ConfigDict
 
     from knot_ssh.files import read_secret
     from knot_ssh.yamlfile import parse_yaml
 
-    class Kept(BaseModel):
+    class Written(BaseModel):
         model_config = ConfigDict(extra="forbid")
 
         server: str | None = None
         token: str | None = None
+        ca_file: Path | None = None
+        allow_plain_http: bool = False
 
-    kept = parse_yaml(read_secret(path).decode(errors="replace"), Kept, str(path))
-    return Given(kept.server, kept.token)
+    kept = parse_yaml(read_secret(path).decode(errors="replace"), Written, str(path))
+    return Kept(kept.server, kept.token, Trust(kept.ca_file, kept.allow_plain_http))

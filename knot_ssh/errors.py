@@ -51,6 +51,13 @@ class TooLarge(BadInput):
     http_status = 413
 
 
+class TooSlow(BadInput):
+    """That request took too long to arrive."""
+
+    code = "too_slow"
+    http_status = 408
+
+
 class NotJson(BadInput):
     """The body must be JSON, sent with `Content-Type: application/json`."""
 
@@ -70,6 +77,24 @@ class Forbidden(KnotError):
 
     code = "forbidden"
     http_status = 403
+
+
+class OutOfScope(Forbidden):
+    """This API token is not good for that: it was made for less; `knot token list` shows what each is good for."""
+
+    code = "out_of_scope"
+
+
+class HostRefused(Forbidden):
+    """This server is not known under the host that the request names; its settings `url` and `hosts` say under which it is."""
+
+    code = "host_refused"
+
+
+class OriginRefused(Forbidden):
+    """This server takes no requests from web pages of other origins."""
+
+    code = "origin_refused"
 
 
 class NotFound(KnotError):
@@ -117,6 +142,12 @@ class HeldByFile(Conflict):
     code = "held_by_file"
 
 
+class StillInUse(Conflict):
+    """Somebody still depends on the key that is to be replaced."""
+
+    code = "still_in_use"
+
+
 class NameTaken(Conflict):
     """That name is taken."""
 
@@ -131,11 +162,23 @@ class JoinRefused(KnotError):
 
 
 class KeyRefused(KnotError):
-    """The hub no longer accepts this space's key: the space was deleted, or has joined again from elsewhere.
+    """The hub no longer accepts this space's key: the space was deleted or revoked, or has joined again from elsewhere.
     To take its place make a new token with `knot space token NAME`."""
 
     code = "key_refused"
     http_status = 403
+
+
+class RateLimited(KnotError):
+    """That is too often; wait, then try again."""
+
+    code = "rate_limited"
+    http_status = 429
+
+    def __init__(self, message: str = "", *, detail: str = "", retry_after: float = 1) -> None:
+        super().__init__(message, detail=detail)
+        self.retry_after = retry_after
+        """Seconds until it is worth another try."""
 
 
 class Unavailable(KnotError):

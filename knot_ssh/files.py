@@ -17,6 +17,9 @@ from knot_ssh.errors import KnotError, LooseFile, Unavailable
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 SHARED_BITS = 0o077
+WRITABLE_BITS = 0o022
+LOSS = {"read": "leaked", "written": "changed"}
+"""What has to be feared of a file that others can read or write."""
 LOCK_FILE = "lock"
 LOCK_PAUSE = 0.02
 """Seconds between two looks at a lock that another process holds."""
@@ -43,7 +46,7 @@ def create_private_file(path: Path, data: bytes) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
     finally:
         draft.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -54,7 +57,7 @@ def replace_file(path: Path, data: bytes) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def replace_contents(path: Path, data: bytes) -> None:
@@ -71,29 +74,61 @@ def replace_contents(path: Path, data: bytes) -> None:
         if isinstance(error, PermissionError):
             raise KnotError(f"{path} cannot be replaced with its owner and group kept; nothing was changed") from None
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def read_secret(path: Path) -> bytes:
-    """Read a secret file, refusing one that anybody else could read or replace.
+def read_secret(path: Path, *, follow: bool = False, group_may_read: bool = False) -> bytes:
+    """Read a secret file, refusing one that anybody else could read or replace, and a symbolic link in its place.
 
-    Raises LooseFile for loose permissions or another owner, KnotError where there is none.
+    `follow` is for files that an operator names, which may well be links (certbot's, a mounted Secret's). `group_may_read` is
+    for systemd's credentials: where an access list lets the unit's user read, its mask shows as the group's permission
+    (acl(5)). Raises LooseFile for loose permissions or another owner, KnotError where there is none.
     """
+
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags | (0 if follow else os.O_NOFOLLOW))
+
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with open(path, "rb", opener=opened) as file:
+            _refuse_loose(path, os.fstat(file.fileno()), SHARED_BITS & ~(stat.S_IRGRP if group_may_read else 0))
+            return file.read()
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise LooseFile(f"{path} is a symbolic link: put the file itself there") from None
         raise KnotError(f"cannot read {path}: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_mode & SHARED_BITS:
-            mode = stat.S_IMODE(status.st_mode)
-            raise LooseFile(f"{path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`, and consider it leaked")
-        if status.st_uid not in (os.geteuid(), 0):
-            raise LooseFile(f"{path} belongs to another user (uid {status.st_uid}): run `chown {os.geteuid()} {path}`")
-        return file.read()
+
+
+def check_private_file(path: Path, bits: int = SHARED_BITS) -> None:
+    """Refuse a file as `read_secret` does, without reading it; one that is not there is none. `bits`: what others may not."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            raise LooseFile(f"{path} is a symbolic link: put the file itself there")
+        _refuse_loose(path, status, bits)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder in which others could put files of their own in the place of ours; raises LooseFile."""
+    status = folder.stat()
+    if status.st_mode & WRITABLE_BITS:
+        mode = stat.S_IMODE(status.st_mode)
+        raise LooseFile(
+            f"others can write into {folder} (mode {mode:04o}): run `chmod go-w {folder}`, and look what they wrote"
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise LooseFile(f"{folder} belongs to another user (uid {status.st_uid}): run `chown {os.geteuid()} {folder}`")
+
+
+def _refuse_loose(path: Path, status: os.stat_result, bits: int) -> None:
+    """Raise LooseFile for a file that grants others any of these bits, or is another user's."""
+    if status.st_mode & bits:
+        mode = stat.S_IMODE(status.st_mode)
+        done = "read" if bits & ~WRITABLE_BITS else "written"
+        raise LooseFile(
+            f"{path} can be {done} by others (mode {mode:04o}): run `chmod 600 {path}`, and consider it {LOSS[done]}"
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise LooseFile(f"{path} belongs to another user (uid {status.st_uid}): run `chown {os.geteuid()} {path}`")
 
 
 def lock_folder(folder: Path, user: str) -> int:
@@ -101,7 +136,7 @@ def lock_folder(folder: Path, user: str) -> int:
 
     Raises KnotError, naming `user`, when one does.
     """
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_FILE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -150,7 +185,7 @@ def _write_draft(path: Path, data: bytes) -> Path:
     return draft
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename or link in this folder last."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+TOKEN_ID = r"[0-9a-f]{12}"
+"""The public part of an API token: what it is found by."""
 QUOTED_LIMIT = 80
 """Characters of a wrong name that an error repeats."""
 RESERVED = frozenset({"join"})
@@ -26,9 +28,9 @@ RESERVED = frozenset({"join"})
 
 SUFFIX = "knot"
 HUB_PRINCIPAL = "hub.knot"
+"""The one principal of the hub's host certificate, whatever address was dialled."""
 RELAY_PORT = 22
 """The port of a fully qualified name that stands for the space's endpoint, when asked of the hub."""
-"""The one principal of the hub's host certificate, whatever address was dialled."""
 
 BIND_HOST = "127.0.0.1"
 """Where local ports are bound, unless an agent's settings file says otherwise."""
@@ -37,6 +39,7 @@ PORT_MAX = 65535
 
 _LABEL = re.compile(LABEL)
 _UUID = re.compile(UUID)
+_TOKEN_ID = re.compile(TOKEN_ID)
 
 
 class Text(str):
@@ -109,6 +112,18 @@ class Zone(Label):
 
     __slots__ = ()
     what = "zone name"
+
+
+class TokenName(Label):
+    """What a user calls an API token (a DNS label that is no token's id)."""
+
+    __slots__ = ()
+    what = "token name"
+    pattern = rf"(?!join$|{UUID}$|{TOKEN_ID}$){LABEL}"
+
+    @classmethod
+    def complaint(cls, text: str) -> str:
+        return super().complaint(text) or ("looks like a token id; choose another" if _TOKEN_ID.fullmatch(text) else "")
 
 
 class SpaceId(Text):

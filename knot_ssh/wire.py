@@ -6,9 +6,19 @@ One definition for every door, so that the same request means the same wherever 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
 from knot_ssh.addresses import Address
 from knot_ssh.errors import SENTENCE_LIMIT, BadInput
@@ -40,6 +50,7 @@ CONTROL_SUBSYSTEM = "knot-control"
 JOIN_SSHD_SUBSYSTEM = "knot-join-sshd"
 HOST_CERTIFICATE_SUBSYSTEM = "knot-host-certificate"
 KRL_SUBSYSTEM = "knot-krl"
+TRUST_SUBSYSTEM = "knot-trust"
 """The same for machines with an ordinary sshd: a request on stdin if it takes one, the answer on stdout, an exit status."""
 
 SpaceReference = Annotated[
@@ -230,6 +241,7 @@ class Target(Message):
     addresses: list[str] = Field(description="host:port, where the agent says its endpoint can be dialled.")
     running: StrictBool
     gone: StrictBool = Field(default=False, description="The space was deleted; only its name is remembered.")
+    moved: StrictBool = Field(default=False, description="It is gone from this zone, and lies in another one now.")
 
 
 class ForwardOrder(Message):
@@ -297,15 +309,47 @@ class JoinRequest(Message):
     signature: str = Field(max_length=512, description="Base64 of the key's signature over the challenge.")
 
 
+CAS_MAX = 4
+"""CAs of one kind that may be trusted at a time; a rotation has two."""
+Cas = Annotated[list[str], Field(min_length=1, max_length=CAS_MAX)]
+
+
 class Membership(Message):
-    """What an agent is, told at joining: its space, and the CAs it trusts (OpenSSH public key lines)."""
+    """What an agent is, told at joining: its space, and the CAs it trusts (OpenSSH public key lines).
+
+    Of each kind the first CA is the one that signs: who has a certificate by another one is to renew it.
+    """
 
     space_id: SpaceId
     space: SpaceName
     owner: Owner
     zone: Zone
-    user_ca: str
-    host_ca: str
+    user_cas: Cas
+    host_cas: Cas
+    distrusted: list[str] = Field(
+        default=[], max_length=64, description="Fingerprints of CAs given up by force: what was made under them ends at once."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_each(cls, fields: Any) -> Any:
+        """What was written while there could be but one of each."""
+        if not isinstance(fields, dict) or "user_ca" not in fields:
+            return fields
+        others = {name: value for name, value in fields.items() if name not in ("user_ca", "host_ca")}
+        return others | {"user_cas": [fields["user_ca"]], "host_cas": [fields.get("host_ca")]}
+
+
+class HostKey(Message):
+    """A host key that an agent is to show, or has made for that (an OpenSSH public key line)."""
+
+    public_key: str = Field(max_length=2048)
+
+
+class Trust(Message):
+    """What an agent says it trusts by now: fingerprints of CAs of either kind."""
+
+    cas: list[Annotated[str, Field(max_length=64, pattern=r"^SHA256:[A-Za-z0-9+/]+$")]] = Field(max_length=2 * CAS_MAX)
 
 
 class StoppedForward(Message):
@@ -331,10 +375,11 @@ class Hello(Message):
 
 
 class Revoked(Message):
-    """The whole list of what is void: certificates by serial, enrolled keys by SHA256 fingerprint."""
+    """What is void: certificates by serial, enrolled keys by SHA256 fingerprint."""
 
     serials: list[int]
     keys: list[str]
+    whole: StrictBool = Field(default=True, description="This is all; else it adds to what was said before.")
 
 
 class Welcome(Message):

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from knot_agent.control import ControlLink, revocation_list
+from knot_agent.control import ControlLink
 from knot_agent.credentials import Credentials
 from knot_agent.endpoint import Endpoint
 from knot_agent.filed import FiledForwards
@@ -23,6 +23,7 @@ from knot_agent.local import Guests, LocalSocket
 from knot_agent.memory import Memory
 from knot_agent.relaying import Relay
 from knot_agent.reporting import Reporter
+from knot_agent.revoked import RevokedView
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
 from knot_agent.settingsfile import SettingsFile
 from knot_agent.witness import Witness
@@ -31,7 +32,7 @@ from knot_keys.jointoken import JoinToken
 from knot_ssh import __version__
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.errors import BadInput, JoinRefused, LooseFile, NotFound, PortTaken
+from knot_ssh.errors import BadInput, JoinRefused, LooseFile, NotFound, OtherZone, PortTaken
 from knot_ssh.listening import bound_address, listen_on
 from knot_ssh.local import SOCKET_FILE
 from knot_ssh.names import SpaceId
@@ -52,6 +53,7 @@ from knot_ssh.wire import (
     ForwardStarted,
     ForwardStatus,
     Hello,
+    HostKey,
     Membership,
     Nothing,
     OnSpace,
@@ -112,9 +114,11 @@ class Agent:
         file: SettingsFile | None = None,
     ) -> None:
         self._settings = settings
+        self._home = home
         self._sock = sock
         self._credentials = Credentials(membership, home.identity(), home.host())
         self._memory = Memory(home.folder, membership.space_id)
+        self._revoked_view = RevokedView(self._credentials, self._memory, settings.revocation_limit)
         self._told: list[StoppedForward] = []
         self._settled = asyncio.Event()
         self._links = Links(plane, self._credentials, self._locate_target, Relay(plane, hub, self._credentials))
@@ -124,10 +128,12 @@ class Agent:
         self._filed = FiledForwards(
             file, membership.space_id, self._forwards, self._memory, self._locate, self._witness.forward
         )
-        self._endpoint = Endpoint(plane, self._credentials, settings.allow, self._witness)
+        self._endpoint = Endpoint(plane, self._credentials, settings.allow, settings.bounds, self._witness)
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
         )
+        self._control.on_revoked = self._revoked_view.welcomed
+        self._control.on_alive = self._revoked_view.alive
         self._reporter = Reporter(self._control, self._forwards, self._links)
         self._links.on_change = self._reporter.changed
         guests = Guests(settings.socket_users, settings.socket_group)
@@ -140,7 +146,7 @@ class Agent:
         try:
             await self._local.open()
             log.info("agent ready", space=self._credentials.membership.space, socket=str(self._socket_path))
-            self._credentials.revoke(revocation_list(self._memory.revoked))
+            self._tasks.start(self._revoked_view.run())
             self._tasks.start(self._serve_endpoint_when_certified())
             await self._filed.start()  # first: on a port that both want the file's forward stands
             await self._forwards.restore(self._memory.forwards)
@@ -190,13 +196,13 @@ class Agent:
     def _hello(self, local: str) -> Hello:
         """What the hub is to know of us, who reach it from this local address."""
         self._settled.clear()
+        self._revoked_view.begin()
         self._told = self._memory.stopped
         return Hello(version=__version__, addresses=self._addresses(local), stopped=self._told, targets=self._links.targets())
 
     async def _welcomed(self, welcome: Welcome) -> None:
         """Take over what the hub says; what it orders from now on comes after that."""
         self._memory.told(self._told)
-        self._memory.keep_revoked(welcome.revoked)
         gone = {stopped.local_port for stopped in self._memory.stopped}  # while the welcome was on its way
         await self._forwards.restore([order for order in welcome.forwards if order.local_port not in gone])
         self._links.rename(welcome.names)
@@ -215,7 +221,10 @@ class Agent:
             "forward.apply": (ApplyOrder, self._apply),
             "forward.list": (Nothing, self._list),
             "membership.changed": (Membership, self._membership_changed),
+            "host_key.prepare": (Nothing, self._prepare_host_key),
+            "host_key.activate": (HostKey, self._activate_host_key),
             "target.changed": (Target, self._target_changed),
+            "keys.listed": (Revoked, self._listed),
             "keys.revoked": (Revoked, self._revoked),
             "fleet.spread": (Spread, self._spread),
             "agent.superseded": (Nothing, self._superseded),
@@ -241,14 +250,23 @@ class Agent:
         await self._settled.wait()
         await self._control.change(membership)
 
+    async def _prepare_host_key(self, _request: Nothing) -> HostKey:
+        return HostKey(public_key=self._home.prepare_host_key())
+
+    async def _activate_host_key(self, key: HostKey) -> None:
+        await self._settled.wait()
+        await self._control.change_host_key(key.public_key)
+
     async def _target_changed(self, target: Target) -> None:
         await self._settled.wait()
         self._links.update(target)
         self._filed.heard(target)
 
+    async def _listed(self, part: Revoked) -> None:
+        self._revoked_view.listed(part)
+
     async def _revoked(self, revoked: Revoked) -> None:
-        self._credentials.revoke(revocation_list(revoked))
-        self._memory.keep_revoked(revoked)
+        self._revoked_view.heard(revoked)
 
     async def _spread(self, message: Spread) -> None:
         self._control.spread = message.spread
@@ -263,7 +281,7 @@ class Agent:
         """Where the target of a link is; one that is gone may be another one by now for the settings file."""
         try:
             return await self._locate(space_id)
-        except NotFound:
+        except (NotFound, OtherZone):
             self._filed.missed(space_id)
             raise
 

@@ -43,6 +43,7 @@ def run(
     from knot_keys.jointoken import JoinToken
     from knot_ssh.dataplane import plane
     from knot_ssh.logs import configure_logs
+    from knot_ssh.memory import keep_memory_private
     from knot_ssh.places import agent_folder
 
     file = SettingsFile.open(config) if config else None
@@ -54,6 +55,7 @@ def run(
     text = _token_text(token, token_file)
     joining = JoinToken.parse(text) if text else None
     configure_logs()
+    keep_memory_private()
     _name_the_user()
     with contextlib.closing(Home(data or agent_folder())) as home:
         hub = Address.parse(settings.server)

@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import asyncssh
 import structlog
 from pydantic import BaseModel
 
+from knot_agent.clock import Clock
 from knot_agent.credentials import Credentials
 from knot_agent.home import Home
-from knot_keys.certificates import check_client, check_endpoint, check_hub, read_certificate
+from knot_keys.certificates import UNKNOWN_CA, check_client, check_endpoint, check_hub, read_certificate
 from knot_keys.connections import ClientConnection, ForwardedFrom, HostRefused, close, connect
-from knot_keys.keyfiles import public_line
+from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, prove
 from knot_keys.revocation import RevocationList
 from knot_ssh.addresses import Address
@@ -27,7 +28,7 @@ from knot_ssh.names import RELAY_PORT
 from knot_ssh.retrying import backoff, until_done
 from knot_ssh.rpc import CALL_TIMEOUT, Method, Peer
 from knot_ssh.tasks import Tasks
-from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Membership, Revoked, Welcome
+from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Membership, Nothing, Revoked, Welcome
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,12 @@ STEADY = 5.0
 """Seconds a connection must have lived for the next one to be made without much waiting."""
 SHORT_LIVES_WAIT = 3.0
 """Seconds between connections at most that do not last."""
+
+MISSED = (
+    ". Where this is our hub, its CA was changed while this agent was away: "
+    "join again with a token from `knot space token NAME`"
+)
+"""What to do about a hub whose certificate is by a CA that we do not know."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Introduce = Callable[[str], Hello]
@@ -74,6 +81,12 @@ class ControlLink:
         self._farewell = ""
         self._renewal_due = asyncio.Event()
         self._renewed = asyncio.Event()
+        self._clock = Clock()
+        self.on_revoked: Callable[[Revoked], None] = lambda revoked: credentials.revoke(revocation_list(revoked))
+        """Takes what the welcome says is void."""
+        self.on_alive: Callable[[bool, float], None] = lambda is_alive, quiet: None
+        """Called when the hub has welcomed us, can be heard no more, or again: whether, and seconds since it was heard."""
+        credentials.on_revocations.append(self._replace_void)
 
     @property
     def connected(self) -> bool:
@@ -97,12 +110,24 @@ class ControlLink:
         self._farewell = reason
 
     async def change(self, membership: Membership) -> None:
-        """Our space has another name: wait until we are certified under it. All that is open goes on.
+        """Our space has another name, or zone, or other CAs are trusted. All that is open within the zone goes on.
 
-        (The hub relays to us under the new name by itself.)
+        Under a new name wait until we are certified under it. (The hub relays to us under it by itself.) By another CA we are
+        certified soon, but not all the fleet at once.
         """
         self._take(membership)
+        await self._confirm()
+        if not self._credentials.is_signed:
+            asyncio.get_running_loop().call_later(random.uniform(0, self.spread), self._renewal_due.set)
         while not self._credentials.is_named:
+            self._renewed.clear()
+            self._renewal_due.set()
+            await self._renewed.wait()
+
+    async def change_host_key(self, line: str) -> None:
+        """Show the host key that was prepared: wait until it is certified. Live connections keep the key they began with."""
+        self._home.activate_host_key(line)
+        while public_line(self._credentials.host.key) != line:
             self._renewed.clear()
             self._renewal_due.set()
             await self._renewed.wait()
@@ -135,19 +160,19 @@ class ControlLink:
             )
 
     async def _connect(self) -> ClientConnection:
-        host_ca = self._credentials.host_ca
+        host_cas = self._credentials.host_cas
         try:
             return await connect(
                 self._plane,
                 self._hub,
                 str(self._credentials.membership.space_id),
-                lambda shown: check_hub(shown, [host_ca]),
+                lambda shown: check_hub(shown, host_cas),
                 credential=type(self._credentials.identity)(self._credentials.identity.key),
             )
         except asyncssh.PermissionDenied:
             raise KeyRefused from None
         except HostRefused as error:
-            raise Unavailable(str(error)) from None
+            raise Unavailable(f"{error}{MISSED if str(error).endswith(UNKNOWN_CA) else ''}") from None
 
     async def _converse(self, connection: ClientConnection) -> None:
         """Say hello, be certified in time, and serve until the connection ends."""
@@ -166,16 +191,25 @@ class ControlLink:
             self.spread = welcome.spread
             if not relayed and not await self._register(connection):  # our name may have changed
                 log.warning("not reachable by relay", reason="the hub refused")
-            self._credentials.revoke(revocation_list(welcome.revoked))
+            self.on_revoked(welcome.revoked)
+            self.on_alive(True, 0)
+            connection.watch_silence(lambda silent: self.on_alive(not silent, connection.quiet))
             self._peer = peer
             log.info("hub connected", hub=str(self._hub), space=welcome.membership.space)
             if not self._credentials.certified:
                 await self._renew(peer)  # before anything is dialled
             tasks.start(self._renew_in_time(peer))
+            await self._confirm()
             await self._on_welcome(welcome)
             await talking
         finally:
+            self.on_alive(False, connection.quiet)
             await tasks.cancel()
+
+    def _replace_void(self) -> None:
+        """Have other certificates made when ours are revoked, if the key is still believed."""
+        if self._credentials.is_void:
+            self._renewal_due.set()
 
     async def _register(self, connection: ClientConnection) -> bool:
         """Ask the hub to pass connections for our endpoint on to us; before hello, since others hear of us then."""
@@ -183,18 +217,29 @@ class ControlLink:
         async with asyncio.timeout(CALL_TIMEOUT):
             return await connection.register(self._credentials.name, RELAY_PORT)
 
+    async def _confirm(self) -> None:
+        """Tell the hub whom we trust: it activates no CA that we do not know."""
+        with contextlib.suppress(KnotError):  # a hub of before does not ask for it
+            await self.ask("agent.trust", self._credentials.trust, Nothing)
+
     def _take(self, membership: Membership) -> None:
         """This is what we are now."""
         before = self._credentials.membership
         self._home.update(membership)
-        self._credentials.membership = membership
+        self._credentials.enter(membership)
+        if membership.user_cas != before.user_cas or membership.host_cas != before.host_cas:
+            log.info("trust changed", user_cas=_shown(membership.user_cas), host_cas=_shown(membership.host_cas))
+        if membership.zone != before.zone:
+            log.info("space moved", before=before.zone, zone=membership.zone)
         if membership.space != before.space:
             log.info("space renamed", before=before.space, space=membership.space)
 
     async def _renew_in_time(self, peer: Peer) -> None:
         wait = self._credentials.renewal_wait(time.time())
-        if not self._credentials.is_named:  # the space was renamed while we were away
+        if not self._credentials.is_named or self._credentials.is_void:  # the space was renamed or revoked while we were away
             wait = 0.0
+        elif not self._credentials.is_signed:
+            wait = min(wait, random.uniform(0, self.spread))
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
@@ -207,6 +252,7 @@ class ControlLink:
                 wait = RENEW_RETRY
             else:
                 self._renewed.set()
+                await self._confirm()  # again, for the store may have been away
                 wait = self._credentials.renewal_wait()
 
     async def _renew(self, peer: Peer) -> None:
@@ -217,14 +263,21 @@ class ControlLink:
         request = CertificateRequest(host_key=public_line(host.key), signature=signature)
         issued = Certificates.model_validate(await peer.call("agent.certify", request))
         space_id, principal, revoked = membership.space_id, credentials.principal, credentials.revoked
-        check_client(read_certificate(issued.client), [credentials.user_ca], revoked)
-        check_endpoint(read_certificate(issued.host), [credentials.host_ca], space_id, principal, revoked)
+        client = read_certificate(issued.client)
+        self._clock.compare(client, time.time())  # first: a clock that is far off has the certificate refused
+        check_client(client, credentials.user_cas, revoked)
+        check_endpoint(read_certificate(issued.host), credentials.host_cas, space_id, principal, revoked)
         self._home.keep(issued)
         credentials.replace(self._home.identity(), self._home.host())
         log.info("certified", seconds=round(credentials.seconds_left(time.time())))
 
     def _trouble(self, reason: str) -> None:
         log.warning("hub not reachable, trying again", reason=reason)
+
+
+def _shown(cas: Sequence[str]) -> str:
+    """Fingerprints, the one that signs first."""
+    return ",".join(fingerprint(parse_public_key(ca)) for ca in cas)
 
 
 def revocation_list(revoked: Revoked) -> RevocationList:

@@ -6,16 +6,17 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import asyncssh
 from asyncssh.public_key import SSHOpenSSHCertificate
 
 from knot_keys.certificates import BACKDATE, expires_at, starts_at
 from knot_keys.connections import Credential
-from knot_keys.keyfiles import parse_public_key
+from knot_keys.keyfiles import fingerprint, parse_public_key
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.names import Principal, qualified_name
-from knot_ssh.wire import Membership
+from knot_ssh.wire import Membership, Trust
 
 RENEW_AT = 2 / 3
 """Part of a certificate's lifetime after which it is renewed."""
@@ -25,7 +26,8 @@ RENEW_JITTER = 0.1
 
 @dataclass(slots=True)
 class Credentials:
-    """The agent's identity. Listeners hear of new certificates, and of a new list of what is revoked."""
+    """The agent's identity. Listeners hear of new certificates, of a new list of what is revoked, that the space has moved to
+    another zone, and when that list has become too old."""
 
     membership: Membership
     identity: Credential
@@ -33,6 +35,11 @@ class Credentials:
     revoked: RevocationList = NOTHING_REVOKED
     on_certificates: list[Callable[[], None]] = field(default_factory=list)
     on_revocations: list[Callable[[], None]] = field(default_factory=list)
+    on_trust: list[Callable[[], None]] = field(default_factory=list)
+    on_moved: list[Callable[[], None]] = field(default_factory=list)
+    on_outdated: list[Callable[[], None]] = field(default_factory=list)
+    is_current: Callable[[], bool] = lambda: True
+    """Whether what we know of revocations is recent enough to let anybody in by it."""
 
     @property
     def principal(self) -> Principal:
@@ -49,17 +56,41 @@ class Credentials:
         return self.host.certificate is not None and self.name in self.host.certificate.principals
 
     @property
-    def user_ca(self) -> asyncssh.SSHKey:
-        return parse_public_key(self.membership.user_ca)
+    def user_cas(self) -> tuple[asyncssh.SSHKey, ...]:
+        """The CAs of users and agents that are trusted, the one that signs first."""
+        return _parsed(tuple(self.membership.user_cas))
 
     @property
-    def host_ca(self) -> asyncssh.SSHKey:
-        return parse_public_key(self.membership.host_ca)
+    def host_cas(self) -> tuple[asyncssh.SSHKey, ...]:
+        """The same for hosts."""
+        return _parsed(tuple(self.membership.host_cas))
+
+    @property
+    def user_ca_names(self) -> frozenset[str]:
+        """Fingerprints of the CAs by which clients are let in."""
+        return _names(self.user_cas)
+
+    @property
+    def trust(self) -> Trust:
+        """What the hub is told that we trust."""
+        return Trust(cas=sorted(_names(self.user_cas) | _names(self.host_cas)))
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether both certificates are there, and by the CAs that sign now."""
+        pairs = (self.identity.certificate, self.user_cas), (self.host.certificate, self.host_cas)
+        return all(certificate is not None and certificate.signing_key == cas[0] for certificate, cas in pairs)
 
     @property
     def certified(self) -> bool:
         """Whether both certificates are there and good."""
-        return self.seconds_left() > 0
+        return self.seconds_left() > 0 and not self.is_void
+
+    @property
+    def is_void(self) -> bool:
+        """Whether one of our own certificates is revoked; we may have others made."""
+        certificates = [self.identity.certificate, self.host.certificate]
+        return any(cert is not None and self.revoked.covers_certificate(cert) for cert in certificates)
 
     def seconds_left(self, now: float | None = None) -> float:
         """Until the first of the two certificates ends; 0 without them."""
@@ -77,6 +108,16 @@ class Credentials:
         waits = [_wait(certificate, now) for certificate in (self.identity.certificate, self.host.certificate)]
         return min(waits) * (1 - random.uniform(0, RENEW_JITTER))
 
+    def enter(self, membership: Membership) -> None:
+        """This is what the agent is now, and whom it trusts."""
+        before, self.membership = self.membership, membership
+        if _trusted(membership) != _trusted(before):
+            for listener in self.on_trust:
+                listener()
+        if (before.owner, before.zone) != (membership.owner, membership.zone):
+            for listener in self.on_moved:
+                listener()
+
     def replace(self, identity: Credential, host: Credential) -> None:
         """Use new certificates from now on."""
         self.identity, self.host = identity, host
@@ -89,6 +130,26 @@ class Credentials:
             self.revoked = revoked
             for listener in self.on_revocations:
                 listener()
+
+    def outdated(self) -> None:
+        """The list is too old to let anybody in by it."""
+        for listener in self.on_outdated:
+            listener()
+
+
+def _trusted(membership: Membership) -> tuple[list[str], list[str], list[str]]:
+    return membership.user_cas, membership.host_cas, membership.distrusted
+
+
+@lru_cache(maxsize=8)
+def _parsed(lines: tuple[str, ...]) -> tuple[asyncssh.SSHKey, ...]:
+    """Asked at every channel."""
+    return tuple(map(parse_public_key, lines))
+
+
+@lru_cache(maxsize=8)
+def _names(keys: tuple[asyncssh.SSHKey, ...]) -> frozenset[str]:
+    return frozenset(map(fingerprint, keys))
 
 
 def _wait(certificate: SSHOpenSSHCertificate, now: float | None) -> float:

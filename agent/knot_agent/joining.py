@@ -22,7 +22,7 @@ from knot_ssh.wire import JOIN_LOGIN, JOIN_SUBSYSTEM, JoinChallenge, JoinRequest
 async def join(plane: DataPlane, hub: Address, token: JoinToken, key: asyncssh.SSHKey) -> Membership:
     """Enrol the key. Raises JoinRefused (the token is no good), HostRefused (not the token's hub) or Unavailable."""
     try:
-        connection = await connect(plane, hub, JOIN_LOGIN, lambda shown: check_hub(shown, [token.host_ca]), password=str(token))
+        connection = await connect(plane, hub, JOIN_LOGIN, lambda shown: check_hub(shown, token.host_cas), password=str(token))
     except asyncssh.PermissionDenied:
         raise JoinRefused("the hub does not know that join token; make a new one with `knot space token NAME`") from None
     tasks = Tasks()
@@ -38,6 +38,6 @@ async def join(plane: DataPlane, hub: Address, token: JoinToken, key: asyncssh.S
         await tasks.cancel()
         with contextlib.suppress(asyncssh.Error, OSError):
             await close(connection)
-    if membership.host_ca != public_line(token.host_ca):
+    if set(map(public_line, token.host_cas)).isdisjoint(membership.host_cas):
         raise JoinRefused("the hub's answer names another CA than the join token")
     return membership

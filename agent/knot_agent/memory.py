@@ -31,6 +31,7 @@ class _Content(BaseModel):
     forwards: list[ForwardOrder] = []
     stopped: list[StoppedForward] = []
     revoked: Revoked = Revoked(serials=[], keys=[])
+    revoked_at: float | None = None
     filed: list[FiledForward] = []
     filed_targets: dict[str, Target] = {}
 
@@ -60,6 +61,11 @@ class Memory:
         return self._content.revoked
 
     @property
+    def revoked_at(self) -> float | None:
+        """When that was known to be all, in seconds since 1970."""
+        return self._content.revoked_at
+
+    @property
     def filed(self) -> list[FiledForward]:
         """The forwards of the settings file as they were when it was good last."""
         return list(self._content.filed)
@@ -82,6 +88,10 @@ class Memory:
     def keep_revoked(self, revoked: Revoked) -> None:
         """This is what is revoked now."""
         self._write(revoked=revoked)
+
+    def keep_revoked_at(self, moment: float) -> None:
+        """That was known to be all at this moment, in seconds since 1970."""
+        self._write(revoked_at=moment)
 
     def keep_target(self, target: Target) -> None:
         """A target is there now, or has moved; of forwards that are remembered."""

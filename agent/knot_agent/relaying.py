@@ -146,13 +146,13 @@ class Relay:
         return connection
 
     async def _connect(self) -> ClientConnection:
-        host_ca = self._credentials.host_ca
+        host_cas = self._credentials.host_cas
         try:
             return await connect(
                 self._plane,
                 self.hub,
                 RELAY_LOGIN,
-                lambda shown: check_hub(shown, [host_ca]),
+                lambda shown: check_hub(shown, host_cas),
                 credential=self._credentials.identity,
             )
         except asyncssh.PermissionDenied:

@@ -38,9 +38,11 @@ RSA_BITS = 2048
 """Shorter RSA keys can be factored with effort, or soon."""
 
 
+UNKNOWN_CA = "unknown CA"
+OUT_OF_TIME = ("not yet valid", "expired")
 CLIENT_REASONS = (
-    "wrong kind of certificate", "unknown CA", "a CA's key as login key", "not yet valid", "expired", "no principals",
-    "revoked", "key type or size", "options other than permit-port-forwarding", "identity",
+    "wrong kind of certificate", UNKNOWN_CA, "a CA's key as login key", *OUT_OF_TIME, "no principals", "revoked",
+    "key type or size", "options other than permit-port-forwarding", "identity",
 )  # fmt: skip
 """What `check_client` refuses for; after a colon it may say more."""
 
@@ -65,6 +67,8 @@ class ClientCertificate:
     serial: int
     fingerprint: str
     expires_at: float
+    ca: str
+    """Fingerprint of the CA that signed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,9 @@ class Issued:
     fingerprint: str
     key_id: str
     expires_at: int
+    ca: str
+    """Fingerprint of the CA that signed it."""
+    issued_at: int
 
 
 def issue_client(
@@ -90,7 +97,7 @@ def issue_client(
     )  # fmt: skip
     line = _line(certificate)
     check_client(read_certificate(line), [ca], NOTHING_REVOKED, now=after + BACKDATE)
-    return Issued(line, serial, fingerprint(key), key_id, before)
+    return Issued(line, serial, fingerprint(key), key_id, before, fingerprint(ca), after + BACKDATE)
 
 
 def issue_host(
@@ -108,7 +115,7 @@ def issue_host(
     )
     line = _line(certificate)
     check_host(read_certificate(line), [ca], principals, NOTHING_REVOKED, now=after + BACKDATE)
-    return Issued(line, serial, fingerprint(key), key_id, before)
+    return Issued(line, serial, fingerprint(key), key_id, before, fingerprint(ca), after + BACKDATE)
 
 
 def read_certificate(line: str) -> SSHOpenSSHCertificate:
@@ -145,7 +152,7 @@ def check_client(
         identity = Identity.decode(cert.principals, _key_id(cert))
     except BadIdentity as error:
         raise CertificateRefused(f"identity: {error}") from None
-    return ClientCertificate(identity, serial_of(cert), fingerprint(cert.key), expires_at(cert))
+    return ClientCertificate(identity, serial_of(cert), fingerprint(cert.key), expires_at(cert), signer(cert))
 
 
 def check_host(
@@ -201,6 +208,11 @@ def starts_at(certificate: SSHOpenSSHCertificate) -> float:
     return float(certificate._valid_after)
 
 
+def signer(certificate: SSHOpenSSHCertificate) -> str:
+    """Fingerprint of the CA that signed it."""
+    return fingerprint(certificate.signing_key)
+
+
 def _checked_host(
     certificate: SSHOpenSSHCertificate, cas: Collection[asyncssh.SSHKey], revoked: RevocationList, now: float | None
 ) -> SSHOpenSSHCertificate:
@@ -227,7 +239,7 @@ def _checked(
         raise CertificateRefused("wrong kind of certificate")
     trusted = {ca.public_data for ca in cas}  # compared as data: a private key never equals its own public one
     if certificate.signing_key.public_data not in trusted:
-        raise CertificateRefused("unknown CA")
+        raise CertificateRefused(UNKNOWN_CA)
     if certificate.key.public_data in trusted:
         raise CertificateRefused("a CA's key as login key")
     if now < starts_at(certificate):

@@ -20,6 +20,8 @@ from enum import StrEnum
 from knot_ssh.errors import BadInput
 from knot_ssh.names import HUB_PRINCIPAL, Owner, Principal, SpaceId, SpaceName, Zone, qualified_name
 
+HOST_KEY_ID = "host/"
+"""What the key id of every endpoint's certificate begins with, and that of no client's."""
 NONE = "-"
 """Stands in a key id where a person has no space."""
 
@@ -124,7 +126,7 @@ class HostIdentity:
 
 def host_key_ids(principal: Principal, space: SpaceName) -> str:
     """What the key ids of all host certificates of this name begin with; the id of the space follows."""
-    return f"host/{principal.owner}/{principal.zone}/{space}/"
+    return f"{HOST_KEY_ID}{principal.owner}/{principal.zone}/{space}/"
 
 
 class HubIdentity:

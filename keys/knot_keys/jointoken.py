@@ -1,7 +1,8 @@
 """The join token: what a new agent is handed to find the true hub and prove that it was invited.
 
 `knotjoin_` and base64url (RFC 4648 section 5, no padding) of: token id, 8 bytes; secret, 32 bytes; the host CA's raw
-ed25519 public key, 32 bytes. The hub stores the id and a hash of the secret, never the secret.
+ed25519 public key, 32 bytes; while that CA is changed for another, the other's, too. The hub stores the id and a hash of the
+secret, never the secret.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from knot_ssh.errors import BadInput
 
 PREFIX = "knotjoin_"
 ID_BYTES, SECRET_BYTES, KEY_BYTES = 8, 32, 32
+CAS_MAX = 2
+"""Host CAs that a token may name: there are no more in any phase of a rotation."""
+LENGTHS = [ID_BYTES + SECRET_BYTES + count * KEY_BYTES for count in range(1, CAS_MAX + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +32,13 @@ class JoinToken:
 
     id: str
     secret: bytes = field(repr=False)
-    host_ca: asyncssh.SSHKey
+    host_cas: tuple[asyncssh.SSHKey, ...]
+    """The hub's certificate must be by one of these."""
 
     @classmethod
-    def new(cls, host_ca: asyncssh.SSHKey) -> JoinToken:
+    def new(cls, *host_cas: asyncssh.SSHKey) -> JoinToken:
         """A token with a fresh id and a 256-bit secret."""
-        return cls(secrets.token_hex(ID_BYTES), secrets.token_bytes(SECRET_BYTES), host_ca)
+        return cls(secrets.token_hex(ID_BYTES), secrets.token_bytes(SECRET_BYTES), host_cas)
 
     @classmethod
     def parse(cls, text: str) -> JoinToken:
@@ -43,21 +48,29 @@ class JoinToken:
             raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
         except ValueError:
             raw = b""
-        if not text.strip().startswith(PREFIX) or len(raw) != ID_BYTES + SECRET_BYTES + KEY_BYTES:
+        if not text.strip().startswith(PREFIX) or len(raw) not in LENGTHS:
             raise BadInput(f"the join token is not one: it must start with {PREFIX} and be copied whole")
-        key = base64.b64encode(_WIRE_HEADER + raw[ID_BYTES + SECRET_BYTES :]).decode()
-        host_ca = parse_public_key(f"ssh-ed25519 {key}")
-        return cls(raw[:ID_BYTES].hex(), raw[ID_BYTES : ID_BYTES + SECRET_BYTES], host_ca)
+        keys = range(ID_BYTES + SECRET_BYTES, len(raw), KEY_BYTES)
+        host_cas = tuple(_key(raw[start : start + KEY_BYTES]) for start in keys)
+        return cls(raw[:ID_BYTES].hex(), raw[ID_BYTES : ID_BYTES + SECRET_BYTES], host_cas)
 
     def __str__(self) -> str:
-        key = self.host_ca.pyca_key
-        assert isinstance(key, Ed25519PublicKey)
-        raw = bytes.fromhex(self.id) + self.secret + key.public_bytes_raw()
+        raw = bytes.fromhex(self.id) + self.secret + b"".join(map(_raw, self.host_cas))
         return PREFIX + base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 _WIRE_HEADER = b"\0\0\0\x0bssh-ed25519\0\0\0\x20"
 """What stands before the raw key in an ed25519 public key blob (RFC 8709 section 4)."""
+
+
+def _key(raw: bytes) -> asyncssh.SSHKey:
+    return parse_public_key(f"ssh-ed25519 {base64.b64encode(_WIRE_HEADER + raw).decode()}")
+
+
+def _raw(key: asyncssh.SSHKey) -> bytes:
+    public = key.pyca_key
+    assert isinstance(public, Ed25519PublicKey)
+    return public.public_bytes_raw()
 
 
 def hash_secret(secret: bytes) -> str:

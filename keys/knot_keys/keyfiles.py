@@ -1,4 +1,7 @@
-"""Private keys in files: OpenSSH format, made 0600, refused when others can read them."""
+"""Private keys in files: OpenSSH format, made 0600, refused when others can read them, encrypted if there is a passphrase.
+
+The format encrypts with AES-256, under a key that bcrypt_pbkdf stretches (OpenSSH's PROTOCOL.key); `ssh-keygen` reads it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ from pathlib import Path
 
 import asyncssh
 
+from knot_keys.passphrase import Passphrase, PassphraseRefused
 from knot_ssh.errors import KnotError
 from knot_ssh.files import create_private_file, read_secret, replace_file
 
 KEY_ALGORITHM = "ssh-ed25519"
+USER_CA_FILE, HOST_CA_FILE = "user_ca", "host_ca"
+"""The CAs' files in the server's data folder; what belongs to a rotation under way lies beside them."""
+KDF_ROUNDS = 64
+"""Rounds of bcrypt_pbkdf, as `ssh-keygen -a` counts them: one guess costs half a second of a processor, and so does a start.
+(The library warns below 50.)"""
 
 
 def new_key(comment: str) -> asyncssh.SSHKey:
@@ -17,21 +26,46 @@ def new_key(comment: str) -> asyncssh.SSHKey:
     return asyncssh.generate_private_key(KEY_ALGORITHM, comment=comment)
 
 
-def create_key(path: Path, comment: str) -> asyncssh.SSHKey:
+def create_key(path: Path, comment: str, passphrase: Passphrase | None = None) -> asyncssh.SSHKey:
     """Make a new key and its file (with `.pub` beside it); raises FileExistsError where the file exists."""
     key = new_key(comment)
-    create_private_file(path, key.export_private_key("openssh"))
+    create_private_file(path, exported(key, passphrase))
     replace_file(path.with_name(path.name + ".pub"), key.export_public_key("openssh"))
     return key
 
 
-def load_key(path: Path) -> asyncssh.SSHKey:
-    """Read a private key; raises LooseFile or KnotError with the path and what is wrong."""
+def exported(key: asyncssh.SSHKey, passphrase: Passphrase | None) -> bytes:
+    """A private key as its file holds it. With a passphrase it takes half a second, on purpose."""
+    if passphrase is None:
+        return key.export_private_key("openssh")
+    return key.export_private_key("openssh", passphrase.secret, rounds=KDF_ROUNDS)
+
+
+def load_key(path: Path, passphrase: Passphrase | None = None) -> asyncssh.SSHKey:
+    """Read a private key. A passphrase does no harm where there need be none.
+
+    Raises LooseFile, PassphraseRefused, or KnotError with the path and what is wrong.
+    """
     data = read_secret(path)
+    if passphrase is None and is_encrypted(data):
+        raise PassphraseRefused(f"{path} is encrypted: a passphrase is needed")
     try:
-        return asyncssh.import_private_key(data)
+        return asyncssh.import_private_key(data, passphrase.secret if passphrase else None)
+    except asyncssh.KeyEncryptionError:
+        raise PassphraseRefused(f"the passphrase is not that of {path}") from None
     except asyncssh.KeyImportError as error:
         raise KnotError(f"{path} is not an OpenSSH private key: {error}") from None
+
+
+def is_encrypted(data: bytes) -> bool:
+    """Whether it takes a passphrase to read this private key."""
+    try:
+        asyncssh.import_private_key(data)
+    except asyncssh.KeyImportError as error:
+        return "Passphrase" in str(error)
+    except asyncssh.KeyEncryptionError:
+        return True
+    return False
 
 
 def load_or_create_key(path: Path, comment: str) -> asyncssh.SSHKey:

@@ -11,7 +11,7 @@ import base64
 
 import asyncssh
 
-from knot_keys.keyfiles import KEY_ALGORITHM
+from knot_keys.keyfiles import KEY_ALGORITHM, public_line
 from knot_ssh.names import SpaceId
 
 _CONTEXT = "knot-possession-1"
@@ -33,6 +33,11 @@ def for_host_key(space_id: SpaceId) -> bytes:
 def for_sshd(space_id: SpaceId) -> bytes:
     """What is signed, by `ssh-keygen -Y sign` in one of the two namespaces, where an ordinary sshd stands in for an agent."""
     return space_id.encode()
+
+
+def for_successor(ca: asyncssh.SSHKey) -> bytes:
+    """What a CA signs by which it names another one as its successor."""
+    return "\0".join((_CONTEXT, "successor", public_line(ca))).encode()
 
 
 def prove(key: asyncssh.SSHKey, message: bytes) -> str:

@@ -26,6 +26,10 @@ class RevocationList:
     def of(cls, serials: Iterable[int], keys: Iterable[str]) -> RevocationList:
         return cls(frozenset(serials), frozenset(keys))
 
+    def __or__(self, other: RevocationList) -> RevocationList:
+        """What is in either."""
+        return RevocationList(self.serials | other.serials, self.keys | other.keys)
+
     def has_key(self, key: asyncssh.SSHKey) -> bool:
         """Whether this key was an enrolled key and is one no more."""
         return fingerprint(key) in self.keys

@@ -30,8 +30,10 @@ class Waiting(Protocol):
 class WaitingRoom:
     """Up to `limit` connections by source."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, reason: str = "too many that do not log in") -> None:
+        """`reason` is for the log."""
         self._limit = limit
+        self._reason = reason
         self._sources: dict[str, OrderedDict[Waiting, None]] = {}
         self._where: dict[Waiting, str] = {}
         self._sparing = Sparing()
@@ -41,7 +43,7 @@ class WaitingRoom:
 
     def enter(self, connection: Waiting, address: str) -> None:
         """A connection has come in from this address, and may have to make another one leave."""
-        source = _network(address)
+        source = network(address)
         self._where[connection] = source
         self._sources.setdefault(source, OrderedDict())[connection] = None
         if len(self._where) > self._limit:
@@ -62,10 +64,10 @@ class WaitingRoom:
         oldest = next(iter(theirs))
         self.leave(oldest)
         oldest.abort()
-        self._sparing.warning(log, "connection turned out", reason="too many that do not log in", source=source)
+        self._sparing.warning(log, "connection turned out", reason=self._reason, source=source)
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """What counts as one source: an IPv4 address, an IPv6 network, or whatever else it is."""
     try:
         parsed = ipaddress.ip_address(address)

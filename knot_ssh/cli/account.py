@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
@@ -13,12 +14,17 @@ from knot_ssh.cli.params import OWNER
 from knot_ssh.cli.tables import show
 from knot_ssh.doors import keep
 from knot_ssh.names import Owner
+from knot_ssh.trust import Trust, trust_said
 
 
 @click.command()
+@click.option(
+    "--ca", type=click.Path(path_type=Path), help="PEM file with the CA of the server's TLS certificate, if it is your own."
+)
+@click.option("--allow-plain-http", is_flag=True, help="Send the token without TLS: where the way to the server is private.")
 @server_options
 @click.pass_context
-def login(context: click.Context) -> None:
+def login(context: click.Context, ca: Path | None, allow_plain_http: bool) -> None:
     """Keep server and token for later commands, once the server has accepted them.
 
     Give --server and --token. `--token -`, or none, reads the token from standard input.
@@ -27,8 +33,9 @@ def login(context: click.Context) -> None:
     if not said.server:
         raise click.UsageError("--server URL is missing", context)
     token = said.token if said.token not in (None, "-") else _read_token()
-    Api(said.server, token or "").get("api", "users")
-    path = keep(said.server.rstrip("/"), token or "")
+    trust = Trust(ca.absolute() if ca else None, allow_plain_http).over(trust_said())
+    Api(said.server, token or "", trust=trust).get("api", "token")
+    path = keep(said.server.rstrip("/"), token or "", trust)
     click.echo(f"Logged in to {said.server}; kept in {path}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import click
 
 from knot_ssh.addresses import Address, is_server_url
 from knot_ssh.errors import BadInput
-from knot_ssh.names import Owner, Port, SpaceName, Zone, space_reference
+from knot_ssh.names import LABEL, Owner, Port, SpaceName, TokenName, Zone, space_reference
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+_DURATION = re.compile(r"([0-9]{1,6})([smhd])")
 
 
 class Parsed(click.ParamType[Any]):
@@ -41,6 +45,31 @@ def _url(text: str) -> str:
     return text
 
 
+def _duration(text: str) -> int:
+    """Seconds of a time as people write it."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise BadInput(f"{text[:80]!r} is not a time like 90d, 12h, 30m or 45s")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _token(text: str) -> str:
+    """A token's id or name. What is none is not repeated: it may be a token."""
+    if not re.fullmatch(LABEL, text):
+        raise BadInput("give the token's id or name, as `knot token list` shows them, never the token itself")
+    return text
+
+
+def _token_scope(text: str) -> tuple[str, str | None]:
+    """A scope, and the space that it is about if it is about one."""
+    kind, colon, space = text.partition(":")
+    if text in {"all", "read"}:
+        return text, None
+    if kind == "forwards" and colon:
+        return kind, str(space_reference(space))
+    raise BadInput(f"{text[:80]!r} is not all, read or forwards:SPACE")
+
+
 PORT = Parsed("port", Port.parse)
 SPACE = Parsed("space", space_reference)
 SPACE_NAME = Parsed("name", SpaceName)
@@ -48,6 +77,10 @@ ZONE = Parsed("zone", Zone)
 OWNER = Parsed("name", Owner)
 ADDRESS = Parsed("host:port", Address.parse)
 FOLDER = Parsed("folder", _folder)
+DURATION = Parsed("time", _duration)
+TOKEN = Parsed("id or name", _token)
+TOKEN_NAME = Parsed("name", TokenName)
+TOKEN_SCOPE = Parsed("scope", _token_scope)
 URL = Parsed("url", _url)
 
 

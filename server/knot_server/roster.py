@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -165,9 +165,13 @@ class Roster:
                 agent.watches.add(target)
                 self._watchers[target].add(agent)
 
-    async def tell(self, method: str, message: BaseModel) -> None:
-        """Notify every agent. A slow one holds up nobody."""
-        await asyncio.gather(*(_tell(agent, method, message) for agent in list(self._present.values())))
+    async def tell(self, method: str, message: BaseModel) -> int:
+        """Notify every agent; gives how many took it. A slow one holds up nobody."""
+        return sum(await asyncio.gather(*(_tell(agent, method, message) for agent in list(self._present.values()))))
+
+    async def tell_each(self, method: str, message: Callable[[Present], BaseModel]) -> None:
+        """Notify every agent of what is made for it."""
+        await asyncio.gather(*(_tell(agent, method, message(agent)) for agent in list(self._present.values())))
 
     async def tell_watchers(self, target: Target) -> None:
         """Notify who has links to this space, if owner and zone are the same."""
@@ -198,9 +202,12 @@ class Roster:
         agent.report = None
 
 
-async def _tell(agent: Present, method: str, message: BaseModel) -> None:
+async def _tell(agent: Present, method: str, message: BaseModel) -> bool:
+    """Gives whether it was taken; who does not take it is cut off."""
     try:
         async with asyncio.timeout(TELL_TIMEOUT):
             await agent.peer.notify(method, message)
     except (TimeoutError, Unavailable):
         agent.line.abort()
+        return False
+    return True

@@ -5,20 +5,24 @@ A setting `ssh_address` is the flag `--ssh-address`, the variable `KNOT_SERVER_S
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import click
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from knot_ssh.addresses import is_server_url
+from knot_keys.bounds import Bounds
+from knot_ssh.addresses import Address, is_server_url
+from knot_ssh.dataplane.limits import Limits
 from knot_ssh.errors import BadInput
 from knot_ssh.wire import HostPort, complaint
 from knot_ssh.yamlfile import load_yaml
 
 PREFIX = "KNOT_SERVER_"
+KIB = 1024
 MIB = 1024**2
 Command = Callable[..., Any]
 
@@ -27,6 +31,20 @@ def _server_url(text: str) -> str:
     if not is_server_url(text):
         raise ValueError(f"{text[:80]!r} is not a URL like https://knot.example.com")
     return text
+
+
+def _words(value: object) -> object:
+    """A list as a flag or a variable has it, with commas between."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}", text):
+        raise ValueError(f"{text[:80]!r} is not a host name or address, without a port")
+    return text
+
+
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], BeforeValidator(_words)]
 
 
 class ServerSettings(BaseModel):
@@ -58,6 +76,130 @@ class ServerSettings(BaseModel):
         le=1_000_000_000,
         description="Records that the audit record holds at most, some 400 bytes each.",
     )
+    max_channels: int = Field(default=10_000, ge=1, le=1_000_000, description="Channels of one connection.")
+    max_small_packets: int = Field(
+        default=100_000,
+        ge=100,
+        le=10_000_000,
+        description="Nearly empty packets a second of one connection; one that sends more is read more slowly.",
+    )
+    max_unauthenticated: int = Field(
+        default=1024,
+        ge=16,
+        le=100_000,
+        description="Connections that have not logged in, and as many that wait to be set up; more push out the oldest.",
+    )
+    login_timeout: float = Field(default=10, ge=1, le=120, description="Seconds for key exchange and login together.")
+    login_tries: int = Field(default=6, ge=2, le=100, description="Keys and tokens that one connection may try.")
+    max_connection_rate: int = Field(
+        default=1000,
+        ge=10,
+        le=100_000,
+        description="Connections a second of one address (IPv6: network of 64 bits) that are set up; further ones wait.",
+    )
+    max_key_exchange_rate: int = Field(
+        default=100, ge=1, le=10_000, description="Key exchanges a second of one address before its login; further ones wait."
+    )
+    max_peer_connections: int = Field(
+        default=256, ge=2, le=100_000, description="Connections of one space, or of one person, that have logged in."
+    )
+    max_peer_channels: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="Channels of one space, or of one person, on all their connections."
+    )
+    max_open_rate: int = Field(
+        default=2000,
+        ge=10,
+        le=100_000,
+        description="Channels a second of one space, or of one person; who asks for more is read more slowly.",
+    )
+    max_relayed: int = Field(default=256, ge=1, le=100_000, description="Relayed connections of one owner at a time.")
+    max_held_per_owner: int = Field(
+        default=64 * MIB,
+        ge=MIB,
+        le=16 * 1024 * MIB,
+        description="Bytes of one owner that the hub may hold for readers that are slow.",
+    )
+    ca_passphrase_file: Path | None = Field(
+        default=None, description="File with the passphrase of the CA keys, where they have one."
+    )
+    tls_cert: Path | None = Field(
+        default=None, description="PEM file with the HTTP API's TLS certificate and its chain; read again when it changes."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the key of `tls_cert`; nobody else may read it.")
+    allow_plain_http: bool = Field(
+        default=False, description="Let `http` be an address that others reach, without TLS: behind a proxy that speaks it."
+    )
+    hosts: Hosts = Field(
+        default=(), description="Further names and addresses that the HTTP API is asked by, besides those of `http` and `url`."
+    )
+    max_http_connections: int = Field(
+        default=1024,
+        ge=8,
+        le=100_000,
+        description="HTTP connections with nothing to answer yet; beyond, the oldest of the busiest source is closed.",
+    )
+    http_head_time: float = Field(
+        default=10, gt=0, le=300, description="Seconds for the TLS handshake, and for the head of a request to arrive."
+    )
+    http_body_time: float = Field(
+        default=30, gt=0, le=600, description="Seconds for the body of a request to arrive, and for an answer to be read."
+    )
+    max_http_head: int = Field(
+        default=16 * KIB, ge=4 * KIB, le=MIB, description="Bytes of a request's head: several times what a browser sends."
+    )
+    max_body: int = Field(
+        default=512 * KIB,
+        ge=64 * KIB,
+        le=16 * MIB,
+        description="Bytes of a request's body: as many forwards as a space may have fit, with the longest names.",
+    )
+    max_bodies: int = Field(
+        default=64 * MIB,
+        ge=MIB,
+        le=16 * 1024 * MIB,
+        description="Bytes of all bodies at a time, from who has a good token.",
+    )
+    max_nesting: int = Field(
+        default=32, ge=4, le=500, description="Levels that JSON in a body may be nested; no route needs more than 3."
+    )
+    token_rate: float = Field(
+        default=200,
+        gt=0,
+        le=1_000_000,
+        description="Requests a second with one API token; ten times that at once.",
+    )
+    failed_token_rate: float = Field(
+        default=60, ge=1, le=1_000_000, description="Refused tokens a minute from one source that are answered 401, not 429."
+    )
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the data path."""
+        return Limits(
+            in_flight=self.max_held,
+            channels=self.max_channels,
+            small_packets=self.max_small_packets,
+            opens=self.max_open_rate,
+            peer_channels=self.max_peer_channels,
+            peer_connections=self.max_peer_connections,
+        )
+
+    @property
+    def bounds(self) -> Bounds:
+        """What strangers may take of the hub."""
+        return Bounds(
+            unauthenticated=self.max_unauthenticated,
+            connections=self.max_connection_rate,
+            key_exchanges=self.max_key_exchange_rate,
+            login_timeout=self.login_timeout,
+            login_tries=self.login_tries,
+        )
+
+    @property
+    def known_hosts(self) -> tuple[str, ...]:
+        """Under which hosts the HTTP API is asked, besides that of its URL."""
+        listening = Address.parse(self.http)
+        return self.hosts if listening.is_wildcard else (listening.host, *self.hosts)
 
 
 def settings_options(command: Command) -> Command:
@@ -79,7 +221,19 @@ def read_settings(file: Path | None, given: dict[str, Any]) -> ServerSettings:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")
         raise BadInput(f"--{name}: {complaint((), first['type'], first['msg'])}") from None
-    return settings.model_copy(update=flags.model_dump(exclude_unset=True))
+    return checked(settings.model_copy(update=flags.model_dump(exclude_unset=True)))
+
+
+def checked(settings: ServerSettings) -> ServerSettings:
+    """The same; raises BadInput for settings that do not fit together."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise BadInput("tls_cert and tls_key go together: give both, or neither")
+    if not (settings.tls_cert or settings.allow_plain_http or Address.parse(settings.http).is_loopback):
+        raise BadInput(
+            f"http: {settings.http} can be reached by others, and tokens would cross the network in the clear: give --tls-cert "
+            "and --tls-key, or --allow-plain-http where a proxy in front speaks TLS"
+        )
+    return settings
 
 
 def _flag(name: str, field: FieldInfo) -> list[str]:
@@ -88,7 +242,7 @@ def _flag(name: str, field: FieldInfo) -> list[str]:
 
 
 def _help(field: FieldInfo) -> str:
-    default = "" if field.default in (None, False) else f"  [default: {field.default}]"
+    default = "" if field.default in (None, False, ()) else f"  [default: {field.default}]"
     return f"{field.description}{default}"
 
 

@@ -72,9 +72,9 @@ def test_wildcard_endpoint_is_reachable_from_another_namespace(tmp_path: Path) -
             assert result.returncode == 0, result.stderr
             return result.stdout.strip()
 
-        addresses = ("--http", f"{SERVER}:3000", "--ssh", f"{SERVER}:2222")
+        addresses = ("--http", f"{SERVER}:3000", "--ssh", f"{SERVER}:2222", "--allow-plain-http")
         run(server, "server", *knot_command("server", "run", "--data", data, *addresses)).wait_for("server ready")
-        desktop = {"KNOT_SERVER": f"http://{SERVER}:3000", "KNOT_TOKEN": token}
+        desktop = {"KNOT_SERVER": f"http://{SERVER}:3000", "KNOT_TOKEN": token, "KNOT_ALLOW_PLAIN_HTTP": "1"}
         for place, name in ((near, "near"), (far, "far")):
             joining = {"KNOT_JOIN_TOKEN": knot(server, "space", "create", name, "--zone", "eu", env=desktop)}
             words = ("agent", "run", "--data", str(tmp_path / name), "--server", f"{SERVER}:2222")

@@ -22,9 +22,11 @@ LONG = pytest.mark.timeout(3600 if FULL else 120)
 METHODS = {
     "make_forward", "list_forwards", "stop_forward", "apply_forwards", "list_spaces", "create_space", "change_space",
     "delete_space", "create_join_token", "list_users", "create_user", "delete_user", "show_ca", "create_certificate",
-    "show_krl", "show_health", "show_metrics", "show_audit",
+    "show_krl", "show_health", "show_metrics", "list_revocations", "create_revocation", "list_tokens", "show_current_token",
+    "create_token", "revoke_token", "show_space", "show_audit", "list_rotations", "rotate",
+    "rotate_host_key",
 }  # fmt: skip
-DISTURBING = {"change_space", "delete_space", "delete_user"}
+DISTURBING = {"change_space", "delete_space", "delete_user", "create_revocation", "revoke_token", "rotate", "rotate_host_key"}
 """What would take its spaces and users from the others."""
 OPEN = {"show_health"}
 OTHER_KINDS = {"show_metrics": "text/plain", "show_krl": "application/octet-stream"}
@@ -73,10 +75,9 @@ def test_answers_are_described(system: System) -> None:
         assert list(answers[success[0]]["content"]) == [kind]
         assert {"schema", "example"} <= set(answers[success[0]]["content"][kind])
         problems = set(answers) - set(success)
-        assert {"413", "415", "503"} <= problems <= {"400", "401", "403", "404", "409", "413", "415", "503"}
+        assert {"400", "403", "408", "413", "415", "429", "503"} <= problems <= {*map(str, range(400, 430)), "503"}
         assert ("401" in problems) == (name not in OPEN)
-        assert "parameters" not in operation or {"400", "404"} <= problems
-        assert ("403" in problems) == (name in {"create_user", "delete_user"})
+        assert "parameters" not in operation or {"400", "404"} <= problems or name in {"rotate", "show_audit"}
         for status in problems:
             content = answers[status]["content"]["application/json"]
             assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
@@ -134,6 +135,9 @@ def test_generated_requests(tmp_path: Path) -> None:
             often(0.7, body__public_key="keys"),
             'checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401]',  # no pattern can tell a good key
             "[[operations]]",
+            'include-operation-id = "create_token"',
+            'checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 409]',  # nor what goes with what
+            "[[operations]]",
             'include-path = "/space-io/{space_id}/port/apply"',
             often(
                 0.8,
@@ -154,7 +158,12 @@ def test_generated_sequences(tmp_path: Path) -> None:
         for name in ("bob", "carol", "dave"):
             system.user(name)
         system.space("frontend", "admin", run=False)
-        settings = [bearer(system, "admin")]
+        settings = [
+            bearer(system, "admin"),
+            "[[operations]]",
+            'include-operation-id = "create_revocation"',
+            'checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 404, 409]',  # no pattern can tell a good key
+        ]
         names = sorted({name for name, _ in operations(described(system))})
         fuzz(system, tmp_path, ["stateful"], EXAMPLES, names, settings)
         fuzz(system, tmp_path, ["examples", "coverage", "fuzzing"], EXAMPLES, sorted(DISTURBING), settings)
@@ -163,29 +172,35 @@ def test_generated_sequences(tmp_path: Path) -> None:
 ODD_REQUESTS = {
     "no http": (b"\x16\x03\x01\x02\x00\x01\x00", 400),
     "no version": (b"GET /healthz\r\n\r\n", 400),
-    "space in the path": (b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "space in the path": (b"GET /a b HTTP/1.1\r\nHost: [::1]\r\n\r\n", 400),
     "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
     "two hosts": (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-    "header without name": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n: y\r\n\r\n", 400),
-    "NUL in a header": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: \x00\r\n\r\n", 400),
-    "endless header": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200_000 + b"\r\n\r\n", 400),
-    "no number as length": (b"POST /api/spaces HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
-    "two lengths": (b"POST /api/spaces HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-    "unknown coding": (b"POST /api/spaces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
-    "odd method": (b"KNOT /api/spaces HTTP/1.1\r\nHost: x\r\n\r\n", 405),
-    "HEAD": (b"HEAD /api/spaces HTTP/1.1\r\nHost: x\r\n\r\n", 405),
-    "CONNECT": (b"CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-    "asterisk": (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-    "other site": (b"GET http://example.com/healthz HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-    "trailing slash": (b"GET /api/spaces/ HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-    "slash in a name": (b"GET /space-io/a%2Fb/port/list HTTP/1.1\r\nHost: x\r\nAuthorization: TOKEN\r\n\r\n", 404),
-    "NUL in a name": (b"GET /space-io/%00/port/list HTTP/1.1\r\nHost: x\r\nAuthorization: TOKEN\r\n\r\n", 400),
-    "no UTF-8 in a name": (b"GET /space-io/%ff%fe/port/list HTTP/1.1\r\nHost: x\r\nAuthorization: TOKEN\r\n\r\n", 400),
-    "up a folder": (b"GET /space-io/../port/list HTTP/1.1\r\nHost: x\r\nAuthorization: TOKEN\r\n\r\n", 400),
-    "long name": (b"GET /space-io/" + b"a" * 10_000 + b"/port/list HTTP/1.1\r\nHost: x\r\nAuthorization: TOKEN\r\n\r\n", 400),
-    "other scheme": (b"GET /api/spaces HTTP/1.1\r\nHost: x\r\nAuthorization: Basic eDp5\r\n\r\n", 401),
-    "no ASCII in a token": (b"GET /api/spaces HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer knot_\xe9\xff_00\r\n\r\n", 401),
-    "upgrade": (b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 404),
+    "header without name": (b"GET /healthz HTTP/1.1\r\nHost: [::1]\r\n: y\r\n\r\n", 400),
+    "NUL in a header": (b"GET /healthz HTTP/1.1\r\nHost: [::1]\r\nA: \x00\r\n\r\n", 400),
+    "endless header": (b"GET /healthz HTTP/1.1\r\nHost: [::1]\r\nA: " + b"a" * 200_000 + b"\r\n\r\n", 400),
+    "no number as length": (b"POST /api/spaces HTTP/1.1\r\nHost: [::1]\r\nContent-Length: -1\r\n\r\n", 400),
+    "two lengths": (b"POST /api/spaces HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+    "unknown coding": (b"POST /api/spaces HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+    "odd method": (b"KNOT /api/spaces HTTP/1.1\r\nHost: [::1]\r\n\r\n", 405),
+    "HEAD": (b"HEAD /api/spaces HTTP/1.1\r\nHost: [::1]\r\n\r\n", 405),
+    "CONNECT": (b"CONNECT example.com:443 HTTP/1.1\r\nHost: [::1]\r\n\r\n", 403),
+    "asterisk": (b"OPTIONS * HTTP/1.1\r\nHost: [::1]\r\n\r\n", 404),
+    "other site": (b"GET http://example.com/healthz HTTP/1.1\r\nHost: [::1]\r\n\r\n", 403),
+    "trailing slash": (b"GET /api/spaces/ HTTP/1.1\r\nHost: [::1]\r\n\r\n", 404),
+    "slash in a name": (b"GET /space-io/a%2Fb/port/list HTTP/1.1\r\nHost: [::1]\r\nAuthorization: TOKEN\r\n\r\n", 404),
+    "NUL in a name": (b"GET /space-io/%00/port/list HTTP/1.1\r\nHost: [::1]\r\nAuthorization: TOKEN\r\n\r\n", 400),
+    "no UTF-8 in a name": (b"GET /space-io/%ff%fe/port/list HTTP/1.1\r\nHost: [::1]\r\nAuthorization: TOKEN\r\n\r\n", 400),
+    "up a folder": (b"GET /space-io/../port/list HTTP/1.1\r\nHost: [::1]\r\nAuthorization: TOKEN\r\n\r\n", 400),
+    "long name": (
+        b"GET /space-io/" + b"a" * 10_000 + b"/port/list HTTP/1.1\r\nHost: [::1]\r\nAuthorization: TOKEN\r\n\r\n",
+        400,
+    ),
+    "other scheme": (b"GET /api/spaces HTTP/1.1\r\nHost: [::1]\r\nAuthorization: Basic eDp5\r\n\r\n", 401),
+    "no ASCII in a token": (
+        b"GET /api/spaces HTTP/1.1\r\nHost: [::1]\r\nAuthorization: Bearer knot_\xe9\xff_00\r\n\r\n",
+        401,
+    ),
+    "upgrade": (b"GET /nothing HTTP/1.1\r\nHost: [::1]\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 404),
 }
 
 

@@ -4,6 +4,7 @@
     python -m tests.support.load ping PORT                            round trips until standard input ends; prints them
     python -m tests.support.load swarm PORT COUNT SIZE                many connections at once; prints what became of them
     python -m tests.support.load silent FROM HOST PORT COUNT          connections that say nothing; prints how many there were
+    python -m tests.support.load exchanges FROM HOST PORT COUNT       key exchanges, on so many connections; prints how many
 
 Each says `ready` (or its port) in a line, goes on when it is told to by one, and ends when its standard input does.
 """
@@ -15,18 +16,26 @@ import hashlib
 import json
 import random
 import resource
+import select
 import selectors
 import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from asyncssh.constants import MSG_KEXINIT
+from asyncssh.packet import Byte, String, UInt32
+
 from tests.support.measures import percentile
+from tests.support.rawssh import MSG_KEX_ECDH_INIT, VERSION, kexinit
 
 BACKLOG = 4096
+POINT = bytes([9, *bytes(31)])
+"""A public key of curve25519: its base point (RFC 7748 section 4.1)."""
 READ = 256 * 1024
 PING = b"x" * 64
 PINGS = 200
@@ -306,6 +315,34 @@ def _silent(source: str, address: tuple[str, int], count: int) -> None:
         time.sleep(1 / ROUNDS)
 
 
+def _exchanges(source: str, address: tuple[str, int], count: int) -> None:
+    """Ask for key exchanges on ever new connections, of which so many are open at a time, until standard input ends."""
+    said = VERSION + b"\r\n" + _unsealed(Byte(MSG_KEXINIT) + kexinit()) + _unsealed(Byte(MSG_KEX_ECDH_INIT) + String(POINT))
+    held: deque[socket.socket] = deque()
+    made = 0
+    _say("ready")
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        sock = socket.socket()
+        sock.bind((source, 0))
+        try:
+            sock.connect(address)
+            sock.sendall(said)
+        except OSError:
+            sock.close()
+            continue
+        made += 1
+        held.append(sock)
+        if len(held) > count:
+            held.popleft().close()
+    _say(json.dumps({"made": made}))
+
+
+def _unsealed(payload: bytes) -> bytes:
+    """A packet as it is before keys were exchanged (RFC 4253 section 6)."""
+    padding = 16 - (len(payload) + 5) % 8
+    return UInt32(len(payload) + padding + 1) + Byte(padding) + payload + bytes(padding)
+
+
 def _has_ended(sock: socket.socket) -> bool:
     try:
         return not sock.recv(READ)
@@ -338,6 +375,8 @@ def main(words: list[str]) -> None:
             _swarm(int(port), int(count), int(size))
         case ["silent", source, host, port, count]:
             _silent(source, (host, int(port)), int(count))
+        case ["exchanges", source, host, port, count]:
+            _exchanges(source, (host, int(port)), int(count))
         case _:
             sys.exit(f"unknown: {words}")
 

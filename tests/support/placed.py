@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from knot_ssh.api import Api, Query
+from knot_ssh.trust import Trust
 from tests.support.configured import ConfiguredAgent
 from tests.support.networks import Network, Place
 from tests.support.system import Running, System
@@ -19,11 +20,15 @@ class PlacedSystem(System):
     """The server is at the place of that name. The command line runs there, too."""
 
     def __init__(self, folder: Path, network: Network, options: tuple[str, ...] = ()) -> None:
-        super().__init__(folder, options)
+        super().__init__(folder, ("--allow-plain-http", *options))
         self.network = network
         self._place = network[SERVER]
         self.http_address = f"{self._place.address}:3000"
         self.ssh_address = f"{self._place.address}:2222"
+
+    def environment(self, extra: dict[str, str]) -> dict[str, str]:
+        """The network is the tests' own."""
+        return super().environment({"KNOT_ALLOW_PLAIN_HTTP": "1"} | extra)
 
     def start(self) -> None:
         with self._place.inside():
@@ -41,7 +46,7 @@ class PlacedApi(Api):
     """The API as it is called from some place."""
 
     def __init__(self, place: Place, server: str, token: str) -> None:
-        super().__init__(server, token)
+        super().__init__(server, token, trust=Trust(allow_plain_http=True))
         self._place = place
 
     def _call(self, method: str, path: tuple[str, ...], body: Any = None, query: Query = ()) -> Any:

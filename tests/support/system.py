@@ -186,9 +186,9 @@ class System:
         self.server = Running([*command, *self.options], self.folder / "server.log", self.environment({}))
         self.processes.append(self.server)
         line = self.server.wait_for("server ready")
-        self.url = _field(line, "url")
+        self.url = f"http://{self.http_address}" if "--url" in self.options else _field(line, "url")
         self.hub = _field(line, "ssh")
-        self.http_address = self.url.removeprefix("http://")
+        self.http_address = self.url.partition("://")[2]
         self.ssh_address = self.hub
 
     def close(self) -> None:

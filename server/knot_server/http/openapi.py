@@ -15,12 +15,17 @@ Answers = dict[int | str, dict[str, Any]]
 _PROBLEMS: dict[int, tuple[str, str, str]] = {
     400: ("Bad input.", "bad_input", "local_port: must be less than or equal to 65535"),
     401: ("No API token, or one that is not accepted.", "not_authenticated", "no API token was given"),
-    403: ("Only an administrator may do that.", "forbidden", "only an administrator may do that"),
+    403: (
+        "Not by this caller: only an administrator may, or the token is not good for it; or not by this Host or Origin.",
+        "out_of_scope",
+        "this API token is not good for that: it was made for less",
+    ),
     404: (
         "No such thing of yours.",
         "not_found",
         "there is no space 'backend' of yours",
     ),
+    408: ("The request took too long to arrive.", "too_slow", "that request took too long to arrive"),
     409: (
         "It does not fit the present state; `code` says why.",
         "not_running",
@@ -28,11 +33,12 @@ _PROBLEMS: dict[int, tuple[str, str, str]] = {
     ),
     413: ("The body is too large.", "too_large", "the body is larger than 524288 bytes"),
     415: ("The body is not sent as application/json.", "not_json", "the body must be JSON, sent with that content type"),
+    429: ("Too often; `Retry-After` says for how many seconds to wait.", "rate_limited", "that token asks too often"),
     503: ("The store, or the agent of the space, did not answer.", "unavailable", "the agent of that space did not answer"),
 }
 """What each status means, and a code and a sentence that may come with it."""
 _PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{Problem.__name__}"}
-_ALWAYS = (413, 415, 503)
+_ALWAYS = (400, 403, 408, 413, 415, 429, 503)
 
 COUNTERS = {
     "sent": 5120, "received": 1048576, "open": 1, "total": 12, "refused": 0, "last_error": None,
@@ -56,16 +62,38 @@ APPLIED = {
 }
 SPACE = {
     "id": "3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "name": "backend-api", "owner": "alice", "zone": "eu", "running": True,
-    "agentless": False, "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE", "created_at": "2026-11-20T09:00:00Z",
+    "agentless": False, "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE",
+    "host_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE"], "created_at": "2026-11-20T09:00:00Z",
     "last_seen": "2026-11-20T09:30:00Z",
 }  # fmt: skip
 JOIN_TOKEN = {"join_token": "knotjoin_…", "hub": "knot.example.com:2222"}
+API_TOKEN = {
+    "id": "0123456789ab", "name": "ci", "user": "alice", "scope": "forwards", "space": "frontend",
+    "space_id": "3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "created_at": "2026-11-20T09:00:00Z",
+    "expires_at": "2027-02-18T09:00:00Z", "last_used": None,
+}  # fmt: skip
 USER = {"name": "alice", "admin": False, "created_at": "2026-11-20T09:00:00Z"}
 CA = {
     "user_ca": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE1",
     "host_ca": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE2",
     "hub": "knot.example.com:2222",
     "hub_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE3",
+    "user_cas": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE1"],
+    "host_cas": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE2"],
+    "hub_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE3"],
+    "endorsement": None,
+}
+ROTATION = {
+    "what": "host-ca",
+    "phase": "prepared",
+    "since": "2026-11-20T09:30:00Z",
+    "active": "SHA256:1ExAmPlE0fAFiNgErPrInTaaaaaaaaaaaaaaaaaaaaaa",
+    "next": "SHA256:2ExAmPlE0fAFiNgErPrInTaaaaaaaaaaaaaaaaaaaaaa",
+    "old": None,
+    "due": "activate",
+    "dependents": [
+        {"kind": "spaces", "text": "spaces that do not know the new key yet", "count": 1, "names": ["alice/backend-api"]}
+    ],
 }
 CERTIFICATE = {
     "certificate": "ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tEXAMPLE",
@@ -78,6 +106,12 @@ AUDIT = {
     "address": "203.0.113.9",
     "local_port": 8080, "remote_port": 3000, "target": "backend-api", "target_id": "8c5d9d0e-36b1-4b3e-9d43-5c0c3a1b2f6e",
     "persistent": True,
+}  # fmt: skip
+VOIDED = {"certificates": 2, "keys": 1, "join_tokens": 0, "api_tokens": 0, "agents_told": 12}
+REVOCATION = {
+    "kind": "certificate", "what": "8143579713041237043", "owner": "alice",
+    "key_id": "agent/alice/eu/backend-api/3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "reason": "laptop lost",
+    "until": "2026-11-20T10:30:00Z",
 }  # fmt: skip
 KRL = "SSHKRL\n\u0000…"
 DONE = {"success": True}
@@ -92,7 +126,10 @@ TAGS = [
     {"name": "forwards", "description": "Ports of one space that lead to ports of another."},
     {"name": "spaces", "description": "Named environments, each with an agent."},
     {"name": "users", "description": "Who owns spaces; administrators make and delete them."},
+    {"name": "tokens", "description": "API tokens: what each is good for, and until when."},
     {"name": "certificates", "description": "The certificate authorities, and certificates for people."},
+    {"name": "rotations", "description": "Changing the CAs and the hub's host key for others; for administrators."},
+    {"name": "revocations", "description": "What is void before its time."},
     {"name": "server", "description": "How the server itself is."},
 ]
 

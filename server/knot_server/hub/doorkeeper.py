@@ -9,7 +9,8 @@ anything else  a client certificate        `direct-tcpip` to endpoints of the sa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,10 +20,13 @@ import structlog
 from asyncssh.stream import SSHServerStreamSession
 
 from knot_keys.authority import Authority
+from knot_keys.bounds import Bounds
 from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import fingerprint
+from knot_keys.permission import outlives_its_ca
+from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_server.hub.relay import Reachable, Relay
 from knot_server.refusals import Refusals
@@ -31,6 +35,7 @@ from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.revocation import Revocations
+from knot_ssh.dataplane.shares import Shares
 from knot_ssh.errors import BadInput, KnotError
 from knot_ssh.names import RELAY_PORT, SpaceId
 from knot_ssh.tasks import Tasks
@@ -40,12 +45,13 @@ log = structlog.get_logger(__name__)
 
 UNAUTHENTICATED_MAX = 1024
 """Connections that have not logged in yet; a fleet that comes back at once is among them."""
+HUB_BOUNDS = Bounds(UNAUTHENTICATED_MAX)
 REGISTRATIONS_MAX = 3
 """Requests to be relayed to that one connection may make; one of them can succeed."""
 JOIN_SECONDS = 60.0
 """For all that somebody who joins has to do. A token that was used up still opens the door, but not to stay."""
-CLOSE_SECONDS = 5
-"""How long a revoked agent's connection may take to close in order."""
+FAREWELL_SECONDS = 1
+"""For an agent whose key is void to take in why, before its connection ends."""
 UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY = "unknown token", "token refused", "not the enrolled key"
 LOGIN_REASONS = (UNKNOWN_TOKEN, TOKEN_REFUSED, OTHER_KEY, *CLIENT_REASONS)
 """Why logins fail: of agents that join, of those that have joined, and of who shows a certificate."""
@@ -107,18 +113,26 @@ class Lobby:
     registrations: Registrations
     subsystems: Mapping[type[Visitor], Mapping[str, Subsystem]]
     """What each kind of visitor is offered, by name."""
+    bounds: Bounds = HUB_BOUNDS
     keepers: set[HubDoorkeeper] = field(default_factory=set)
-    room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
+    room: WaitingRoom = field(init=False)
+    turnstile: Turnstile = field(init=False)
+    shares: Shares = field(init=False)
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
     audit: Audit | None = None
+
+    def __post_init__(self) -> None:
+        self.room = WaitingRoom(self.bounds.unauthenticated)
+        self.turnstile = Turnstile(self.bounds.key_exchanges)
+        self.shares = Shares(self.relay.plane.limits)
 
 
 class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby.room, lobby.tasks)
+        super().__init__(lobby.bounds, lobby.room, lobby.turnstile, lobby.shares, lobby.tasks)
         self._lobby = lobby
         self._login = ""
         self._served = False
@@ -133,6 +147,19 @@ class HubDoorkeeper(Doorkeeper):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._lobby.keepers.discard(self)
+
+    @property
+    def peer_id(self) -> Hashable:
+        """A token, a space by its key, a space by its certificate, or a person with whichever of their keys."""
+        match self._visitor:
+            case Joiner(token_id=token_id):
+                return "token", token_id
+            case Member(space_id=space_id):
+                return "member", space_id
+            case Caller(client=client):
+                return client.identity.role, client.identity.owner, client.identity.space_id
+            case _:
+                return None
 
     def begin_auth(self, username: str) -> bool:
         self._login = username
@@ -198,8 +225,9 @@ class HubDoorkeeper(Doorkeeper):
         """Judge a direct-tcpip channel; gives it, and what relays it."""
         if not isinstance(self._visitor, Caller):
             raise _prohibited("relaying takes a client certificate")
-        lobby = self._lobby
-        return lobby.relay.request(self.connection, self._visitor.client, lobby.revocations.current, dest_host, dest_port)
+        lobby, client = self._lobby, self._visitor.client
+        cas, revoked = lobby.authority.users.keys.names, lobby.revocations.current
+        return lobby.relay.request(self.connection, client, cas, revoked, dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> Any:
         """A request to be relayed to: a space may ask for its own name or id, and a few times for another by mistake."""
@@ -209,18 +237,23 @@ class HubDoorkeeper(Doorkeeper):
         return self._register(self._visitor, listen_host, listen_port)
 
     def leave_if_revoked(self) -> None:
-        """End the connection of an agent or a caller whose key or certificate is void now."""
+        """End the connection of an agent or a caller whose key or certificate is void now, and all that is relayed over it.
+
+        An agent first hears why, if it listens.
+        """
         revoked = self._lobby.revocations.current
         match self._visitor:
-            case Member(key=key):
-                is_void = revoked.has_key(key)
-            case Caller(client=client):
-                is_void = revoked.covers(client.serial, client.fingerprint)
-            case _:
-                is_void = False
-        if is_void:
-            self.connection.close()
-            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.connection.abort)  # one that reads nothing lingers
+            case Member(key=key) if revoked.has_key(key):
+                wait = FAREWELL_SECONDS if self._served else 0
+                asyncio.get_running_loop().call_later(wait, self.connection.abort)
+            case Caller(client=client) if revoked.covers(client.serial, client.fingerprint):
+                self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, "the certificate was revoked")
+
+    def leave_if_distrusted(self) -> None:
+        """End the connection of a caller whose certificate is by a CA that was retired."""
+        users, visitor = self._lobby.authority.users, self._visitor
+        if isinstance(visitor, Caller) and outlives_its_ca(visitor.client, users.keys.names, users.distrusted, time.time()):
+            self.connection.disconnect(asyncssh.DISC_BY_APPLICATION, "the certificate's CA is trusted no more")
 
     async def _leave_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -260,7 +293,7 @@ class HubDoorkeeper(Doorkeeper):
         if isinstance(shown, asyncssh.SSHKey):
             return None
         try:
-            return check_client(shown, [self._lobby.authority.user_ca_key], self._lobby.revocations.current)
+            return check_client(shown, self._lobby.authority.user_cas, self._lobby.revocations.current)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
             self._refused("login", str(error), serial=str(serial_of(shown)), key=fingerprint(shown.key))

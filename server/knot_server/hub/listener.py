@@ -5,18 +5,28 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-import asyncssh
+from asyncssh.connection import SSHServerConnectionOptions
 
 from knot_keys.authority import Authority
+from knot_keys.bounds import Bounds
 from knot_keys.certificates import read_certificate
 from knot_keys.connections import Credential, ServerConnection, close, server_options
-from knot_keys.identity import HubIdentity
-from knot_keys.keyfiles import public_line
+from knot_keys.entrance import Entrance
+from knot_keys.keyring import KeyRing
 from knot_server.hub.control import Control
-from knot_server.hub.doorkeeper import LOGIN_REASONS, HubDoorkeeper, Joiner, Lobby, Member, Subsystem, Visitor
+from knot_server.hub.doorkeeper import (
+    HUB_BOUNDS,
+    LOGIN_REASONS,
+    HubDoorkeeper,
+    Joiner,
+    Lobby,
+    Member,
+    Subsystem,
+    Visitor,
+)
 from knot_server.hub.joining import serve_joiner
 from knot_server.hub.plain import Plain, plain
-from knot_server.hub.relay import Relay
+from knot_server.hub.relay import RELAY_BOUNDS, Relay, RelayBounds
 from knot_server.refusals import Refusals
 from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
@@ -32,6 +42,7 @@ from knot_ssh.wire import (
     JOIN_SSHD_SUBSYSTEM,
     JOIN_SUBSYSTEM,
     KRL_SUBSYSTEM,
+    TRUST_SUBSYSTEM,
 )
 
 HUB_CERTIFICATE_LIFETIME = 24 * 3600
@@ -45,15 +56,18 @@ class Hub:
         self,
         plane: DataPlane,
         authority: Authority,
-        host_key: asyncssh.SSHKey,
+        host_key: KeyRing,
         enrolment: Enrolment,
         control: Control,
         revocations: Revocations,
         renaming: Renaming,
         registrations: Registrations,
         audit: Audit,
+        bounds: Bounds = HUB_BOUNDS,
+        relaying: RelayBounds = RELAY_BOUNDS,
     ) -> None:
-        self.relay = Relay(plane, audit)
+        self.relay = Relay(plane, audit, relaying)
+        self._bounds = bounds
         self._plane = plane
         self._authority = authority
         self._host_key = host_key
@@ -69,27 +83,52 @@ class Hub:
                 CONTROL_SUBSYSTEM: control.serve_member,
                 HOST_CERTIFICATE_SUBSYSTEM: plain(questions.certify),
                 KRL_SUBSYSTEM: plain(questions.krl),
+                TRUST_SUBSYSTEM: plain(questions.trust),
             },
         }
         self._lobby = Lobby(
-            authority, enrolment, revocations, self.relay, registrations, subsystems, refusals=self.refusals, audit=audit
+            authority,
+            enrolment,
+            revocations,
+            self.relay,
+            registrations,
+            subsystems,
+            bounds,
+            refusals=self.refusals,
+            audit=audit,
         )
         self._listener: Closeable | None = None
+        self._options: SSHServerConnectionOptions | None = None
+        self._entrance: Entrance | None = None
         revocations.on_change.append(self._drop_revoked)
-        renaming.on_rename.append(self.relay.rename)
+        renaming.on_change.append(self.relay.change)
 
     @property
     def host_key(self) -> str:
         """The hub's public host key line."""
-        return public_line(self._host_key)
+        return self.host_keys[0]
+
+    @property
+    def host_keys(self) -> list[str]:
+        """The same, and those that it has been or will be while it is changed for another."""
+        return self._host_key.keys.lines
 
     async def listen(self, address: Address) -> Address:
         """Bind and start accepting; gives the address with the port that was bound. Raises BadInput when it is taken."""
         sock = listen_on(address, what="--ssh")
         plane = self._plane
-        options = await server_options(plane, lambda: HubDoorkeeper(self._lobby), self._credential())
-        self._listener = plane.serve(sock, lambda: ServerConnection(plane, options))
-        self._lobby.tasks.start(self._renew(options))
+        bounds = self._bounds
+        keeper = partial(HubDoorkeeper, self._lobby)
+        options = await server_options(plane, keeper, self._credential(), bounds.login_timeout)
+        self._entrance = Entrance(
+            lambda accepted: plane.accept(accepted, ServerConnection(plane, options)),
+            bounds.unauthenticated,
+            bounds.login_timeout,
+            bounds.connections,
+        )
+        self._listener = plane.listen(sock, self._entrance.come)
+        self._options = options
+        self._lobby.tasks.start(self._renew())
         return bound_address(sock)
 
     def stop_accepting(self) -> None:
@@ -97,6 +136,8 @@ class Hub:
         self.relay.stop_accepting()
         if self._listener:
             self._listener.close()
+        if self._entrance:
+            self._entrance.close()
 
     async def wait_idle(self) -> None:
         """Wait until nothing is being relayed."""
@@ -113,13 +154,23 @@ class Hub:
         for keeper in list(self._lobby.keepers):
             keeper.leave_if_revoked()
 
-    async def _renew(self, options: object) -> None:
-        """Show a new certificate to those who come later; who is connected has pinned the key."""
+    def rotated(self) -> None:
+        """A CA or our key was changed for another."""
+        self._show_anew()
+        for keeper in list(self._lobby.keepers):
+            keeper.leave_if_distrusted()
+
+    async def _renew(self) -> None:
         while True:
             await asyncio.sleep(HUB_CERTIFICATE_LIFETIME / 2)
+            self._show_anew()
+
+    def _show_anew(self) -> None:
+        """Show a new certificate to those who come later; who is connected has pinned the key."""
+        if self._options:
             fresh = self._credential()
-            options.update(server_host_keys=[(fresh.key, fresh.certificate)])  # type: ignore[attr-defined]
+            self._options.update(server_host_keys=[(fresh.key, fresh.certificate)])
 
     def _credential(self) -> Credential:
-        issued = self._authority.certify_host(self._host_key.convert_to_public(), HubIdentity(), HUB_CERTIFICATE_LIFETIME)
-        return Credential(self._host_key, read_certificate(issued.line))
+        key = self._host_key.keys.active
+        return Credential(key, read_certificate(self._authority.certify_hub(key, HUB_CERTIFICATE_LIFETIME).line))

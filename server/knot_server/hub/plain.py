@@ -8,6 +8,8 @@ knot-join-sshd         for `join`: two public key lines, of the registration key
                        a host certificate for the other
 knot-host-certificate  for an enrolled registration key: another certificate for that same host key
 knot-krl               for the same: what is revoked, in OpenSSH's format
+knot-trust             for the same: the CAs to trust, one a line, as `user` or `host` and a public key. Who asks counts as one
+                       that trusts them from then on
 """
 
 from __future__ import annotations
@@ -108,6 +110,12 @@ class Plain:
         if space is None or not space.agentless:
             raise KeyRefused
         return await self.revocations.krl()
+
+    async def trust(self, member: Member, _stdin: Reader) -> bytes:
+        """The CAs of users and agents, for `TrustedUserCAKeys`; and those of hosts, by which the hub shows who it is."""
+        users, hosts = await self.enrolment.sshd_trust(member.space_id, member.key)
+        lines = [*(f"user {ca}\n" for ca in users), *(f"host {ca}\n" for ca in hosts)]
+        return "".join(lines).encode()
 
 
 def plain(answer: Answer) -> Subsystem:

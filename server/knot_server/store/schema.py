@@ -40,6 +40,7 @@ class ApiToken(Base):
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
     last_used: Mapped[int | None] = mapped_column(BigInteger)
     user: Mapped[User] = relationship(lazy="joined")
+    space: Mapped[Space | None] = relationship(lazy="joined")
 
 
 class Space(Base):
@@ -54,6 +55,9 @@ class Space(Base):
     last_seen: Mapped[int | None] = mapped_column(BigInteger)
     enrolled_key: Mapped[str | None]
     host_key: Mapped[str | None]
+    host_key_next: Mapped[str | None]
+    host_key_old: Mapped[str | None]
+    """What the host key is to be, and what it was: at most one of them, while it is changed for another."""
     agentless: Mapped[bool] = mapped_column(default=False, server_default=false())
     """An ordinary sshd has joined as this space, and no agent since."""
     trusts: Mapped[str] = mapped_column(default="", server_default="")
@@ -66,6 +70,11 @@ class Space(Base):
     @property
     def space_name(self) -> SpaceName:
         return SpaceName(self.name)
+
+    @property
+    def host_keys(self) -> list[str]:
+        """The host key, and the one that it will be or was."""
+        return [key for key in (self.host_key, self.host_key_next, self.host_key_old) if key]
 
     @property
     def principal(self) -> Principal:
@@ -117,6 +126,10 @@ class RevokedCertificate(Base):
     serial: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     reason: Mapped[str]
     expires_at: Mapped[int] = mapped_column(BigInteger)
+    owner: Mapped[str] = mapped_column(default="", server_default="")
+    key_id: Mapped[str] = mapped_column(default="", server_default="")
+    frees_name: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Its space was deleted: the name may be given out again at once."""
 
 
 class RevokedKey(Base):
@@ -127,6 +140,18 @@ class RevokedKey(Base):
     fingerprint: Mapped[str] = mapped_column(primary_key=True)
     reason: Mapped[str]
     expires_at: Mapped[int] = mapped_column(BigInteger)
+    owner: Mapped[str] = mapped_column(default="", server_default="")
+
+
+class BarredKey(Base):
+    """A key that is certified no more for this owner, for good. For one owner alone: public keys are public, and whoever has
+    seen one must not be able to make it void for others."""
+
+    __tablename__ = "barred_keys"
+
+    owner: Mapped[str] = mapped_column(ForeignKey("users.name", ondelete="CASCADE"), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
 
 
 class StoredForward(Base):

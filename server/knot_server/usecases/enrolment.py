@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 
 import asyncssh
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_keys.authority import Authority
@@ -16,12 +17,15 @@ from knot_keys.jointoken import matches
 from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, is_proof
 from knot_server.actor import Actor
+from knot_server.store.catchingup import use_up
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
 from knot_server.usecases.audit import Audit, Event
+from knot_server.usecases.hostkeys import change_host_key
+from knot_server.usecases.lookup import check_current, is_barred
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused, KnotError
-from knot_ssh.names import SpaceId, Zone
+from knot_ssh.names import Principal, SpaceId, SpaceName, Zone
 from knot_ssh.wire import CertificateRequest, Certificates, Membership
 
 SSHD_LIFETIME = 30 * 24 * 3600
@@ -87,7 +91,7 @@ class Enrolment:
             retry = f"make a new one with `knot space {'sshd' if agentless else 'token'} {space.name}`"
             if token.expires_at <= time.time():
                 raise JoinRefused(f"that join token has expired; {retry}")
-            if self._revocations.current.has_key(key):
+            if self._revocations.current.has_key(key) or await is_barred(session, space.owner, shown):
                 raise JoinRefused(f"{_OLD_KEY[agentless]}, and {retry}")
             before, now = space.enrolled_key, public_line(key)
             if before == now and space.agentless != agentless:
@@ -96,7 +100,8 @@ class Enrolment:
                 if before != now:
                     raise JoinRefused(f"another machine has joined as {space.name} since; {retry}")
             else:
-                await _consume(session, token_id, retry)
+                if not await use_up(session, token_id):
+                    raise JoinRefused(f"that join token was used already; {retry}")
                 session.add(JoinUse(token_id=token_id, fingerprint=shown))
                 self._audit.record(
                     session,
@@ -116,10 +121,13 @@ class Enrolment:
             if replaced or host_replaced:
                 reason = f"space {space.name} joined again"
                 old_key = before if replaced else None
-                await self._revocations.record(session, Certificate.space_id == space.id, old_key, reason)
+                own = Certificate.space_id == space.id
+                await self._revocations.record(session, own, old_key, reason, owner=space.owner)
             space.enrolled_key, space.agentless = now, agentless
+            if replaced:
+                space.trusts = ""
             if sshd is not None:
-                space.host_key = public_line(sshd)
+                change_host_key(space, public_line(sshd))
             membership = self.membership(space)
         if replaced or host_replaced:
             reason = f"the space {space.name} has joined again from elsewhere"
@@ -152,6 +160,8 @@ class Enrolment:
             if space is None or not space.agentless or space.enrolled_key != public_line(key) or space.host_key is None:
                 raise KeyRefused
             host, host_key = HostIdentity(space.principal, space.space_name, space.space_id), parse_public_key(space.host_key)
+            if await is_barred(session, space.owner, fingerprint(host_key)):
+                raise KeyRefused
             if await _good_certificates(session, space, host_key) >= SSHD_CERTIFICATES_MAX:
                 raise Conflict(f"this machine has {SSHD_CERTIFICATES_MAX} certificates that are good, the most there may be")
             issued = self._authority.certify_host(host_key, host, SSHD_LIFETIME)
@@ -171,11 +181,13 @@ class Enrolment:
             space = await session.get(Space, str(space_id))
             if space is None or space.agentless or space.enrolled_key != public_line(key):
                 raise KeyRefused
+            if await is_barred(session, space.owner, fingerprint(host_key)):
+                raise BadInput("that host key was revoked; remove host_key from the agent's folder and start the agent again")
             identity = Identity.agent(space.principal, space.space_name, space.space_id)
             host = HostIdentity(space.principal, space.space_name, space.space_id)
             client_certificate = self._authority.certify_client(key, identity, self._lifetime)
             host_certificate = self._authority.certify_host(host_key, host, self._lifetime)
-            space.host_key = public_line(host_key)
+            change_host_key(space, public_line(host_key))
             for kind, issued in (("agent", client_certificate), ("host", host_certificate)):
                 self._record(session, issued, _agent(space), kind, space)
         self.issued["agent"] += 1
@@ -191,13 +203,16 @@ class Enrolment:
         if self._revocations.current.has_key(key):
             raise BadInput("public_key: that key has been revoked; make another")
         async with self._database.writing() as session:
+            await check_current(session, actor)
+            if await is_barred(session, actor.owner, fingerprint(key)):
+                raise BadInput("public_key: that key has been revoked; make another")
             zones = await session.scalars(select(Space.zone).where(Space.owner == str(actor.owner)).distinct())
             names = [Zone(zone) for zone in zones]
             if not names:
                 raise Conflict("you own no space yet, so there is nothing a certificate could open")
             identity = Identity.person(actor.owner, names)
             try:
-                issued = self._authority.certify_client(key, identity, min(lifetime or self._lifetime, self._lifetime))
+                issued = self._authority.certify_client(key, identity, self._granted(lifetime, actor.expires_at))
             except CertificateRefused as error:
                 raise BadInput(f"public_key: that key cannot be certified: {error}") from None
             self._record(session, issued, actor, "person")
@@ -213,16 +228,45 @@ class Enrolment:
             "join", reason, address, space_id=space_id, detail=detail, token=token_id, key=fingerprint(key), address=address
         )
 
+    async def trusts(self, space_id: SpaceId, key: asyncssh.SSHKey, cas: Iterable[str]) -> None:
+        """Whoever holds the space's enrolled key trusts these CAs by now (fingerprints); raises KeyRefused."""
+        known = sorted(self._authority.names & set(cas))
+        async with self._database.writing() as session:
+            space = await session.get(Space, str(space_id))
+            if space is None or space.enrolled_key != public_line(key):
+                raise KeyRefused
+            space.trusts = " ".join(known)
+
+    async def sshd_trust(self, space_id: SpaceId, key: asyncssh.SSHKey) -> tuple[list[str], list[str]]:
+        """The user CAs and the host CAs that a machine with an ordinary sshd is to trust, as OpenSSH lines.
+
+        From then on it counts as one that does. Raises KeyRefused.
+        """
+        space = await self.space(space_id)
+        if space is None or not space.agentless:
+            raise KeyRefused
+        await self.trusts(space_id, key, self._authority.names)
+        return self._authority.users.keys.lines, self._authority.hosts.keys.lines
+
+    def _granted(self, wanted: int | None, expires_at: int | None) -> int:
+        """Seconds: what is wanted, at most the usual lifetime, and at most what the token that asks has left."""
+        left = self._lifetime if expires_at is None else max(1, expires_at - int(time.time()))
+        return min(wanted or self._lifetime, self._lifetime, left)
+
     def membership(self, space: Space) -> Membership:
         """What an agent of this space is told that it is."""
-        principal = space.principal
+        return self.member(space.space_id, space.space_name, space.principal)
+
+    def member(self, space_id: SpaceId, name: SpaceName, principal: Principal) -> Membership:
+        """The same of a space that is known by other means."""
         return Membership(
-            space_id=space.space_id,
-            space=space.space_name,
+            space_id=space_id,
+            space=name,
             owner=principal.owner,
             zone=principal.zone,
-            user_ca=self._authority.user_ca,
-            host_ca=self._authority.host_ca,
+            user_cas=self._authority.users.keys.lines,
+            host_cas=self._authority.hosts.keys.lines,
+            distrusted=self._authority.distrusted,
         )
 
     def _record(self, session: AsyncSession, issued: Issued, actor: Actor, kind: str, space: Space | None = None) -> None:
@@ -236,6 +280,8 @@ class Enrolment:
                 owner=str(actor.owner),
                 space_id=space_id,
                 expires_at=issued.expires_at,
+                ca=issued.ca,
+                issued_at=issued.issued_at,
             )
         )
         self._audit.record(
@@ -268,19 +314,6 @@ def _importable(key_line: str) -> asyncssh.SSHKey:
     if not is_acceptable(key):
         raise BadInput(f"public_key: this {key.get_algorithm()} key is not accepted; use ed25519")
     return key
-
-
-async def _consume(session: AsyncSession, token_id: str, retry: str) -> None:
-    """Take one use of the token, in one statement, so that of two who try only one succeeds."""
-    taken = await session.execute(
-        update(JoinToken)
-        .where(JoinToken.id == token_id, JoinToken.uses_left > 0)
-        .values(uses_left=JoinToken.uses_left - 1)
-        .execution_options(synchronize_session=False)
-    )
-    assert isinstance(taken, CursorResult)
-    if taken.rowcount != 1:
-        raise JoinRefused(f"that join token was used already; {retry}")
 
 
 def _agent(space: Space) -> Actor:

@@ -1,4 +1,4 @@
-"""When each space's agent was last here. Written for many at a time: a whole fleet may come or go at once."""
+"""When a space's agent was last here, or a token was used. Written for many at a time: a whole fleet may come at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 
 import structlog
 from sqlalchemy import update
+from sqlalchemy.orm import InstrumentedAttribute
 
 from knot_server.store.database import Database
 from knot_server.store.schema import Space
 from knot_ssh.errors import Unavailable
-from knot_ssh.names import SpaceId
 from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -21,18 +21,19 @@ DELAY = 1.0
 
 
 class LastSeen:
-    """Notes that are still to be written, and what writes them."""
+    """Notes that are still to be written, into a column of a table whose rows have an `id`, and what writes them."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, column: InstrumentedAttribute[int | None] = Space.last_seen) -> None:
         self._database = database
-        self._noted: dict[SpaceId, int] = {}
+        self._column = column
+        self._noted: dict[str, int] = {}
         self._tasks = Tasks()
 
-    def note(self, space_id: SpaceId) -> None:
-        """The space's agent is here, or was just now."""
+    def note(self, row_id: str) -> None:
+        """It is here, or was just now."""
         if not self._noted:
             self._tasks.start(self._write_soon())
-        self._noted[space_id] = int(time.time())
+        self._noted[row_id] = int(time.time())
 
     async def close(self) -> None:
         """Write what was noted."""
@@ -49,7 +50,8 @@ class LastSeen:
             return
         try:
             async with self._database.writing() as session:
-                for space_id, moment in noted.items():
-                    await session.execute(update(Space).where(Space.id == str(space_id)).values(last_seen=moment))
+                table = self._column.class_
+                for row_id, moment in noted.items():
+                    await session.execute(update(table).where(table.id == str(row_id)).values({self._column: moment}))
         except Unavailable as error:
-            log.error("last seen not recorded", reason=str(error), detail=error.detail)
+            log.error(f"{self._column.key.replace('_', ' ')} not recorded", reason=str(error), detail=error.detail)

@@ -8,9 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_server.actor import Actor
-from knot_server.store.schema import Space
-from knot_ssh.errors import BadInput, NotFound
-from knot_ssh.names import SpaceId, SpaceName, space_reference
+from knot_server.store.schema import ApiToken, BarredKey, Space
+from knot_ssh.errors import BadInput, NotAuthenticated, NotFound
+from knot_ssh.names import Owner, SpaceId, SpaceName, space_reference
 
 
 async def find_space(session: AsyncSession, actor: Actor, reference: str | None) -> Space:
@@ -23,7 +23,7 @@ async def find_space(session: AsyncSession, actor: Actor, reference: str | None)
             raise BadInput("name a source space")
         reference = actor.space
     space = await visible_space(session, actor, reference)
-    if actor.zone is not None and space.zone != actor.zone:
+    if not actor.can_act_on(space.id, space.zone):
         raise _missing(reference)
     return space
 
@@ -43,6 +43,17 @@ async def names_now(session: AsyncSession, actor: Actor, space_ids: Sequence[Spa
     own = select(Space).where(Space.owner == actor.owner, Space.zone == actor.zone)
     spaces = await session.scalars(own.where(Space.id.in_([str(space_id) for space_id in space_ids])))
     return {space.space_id: space.space_name for space in spaces}
+
+
+async def check_current(session: AsyncSession, actor: Actor) -> None:
+    """Raise NotAuthenticated when the actor's API token was revoked since it was shown: it is to make nothing more."""
+    if actor.token is not None and await session.get(ApiToken, actor.token) is None:
+        raise NotAuthenticated("that API token was revoked")
+
+
+async def is_barred(session: AsyncSession, owner: Owner | str, fingerprint: str) -> bool:
+    """Whether a key is certified no more for this owner."""
+    return await session.get(BarredKey, (str(owner), fingerprint)) is not None
 
 
 def _missing(reference: str) -> NotFound:

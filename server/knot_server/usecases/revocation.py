@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -21,11 +21,17 @@ from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, RevokedCertificate, RevokedKey
 from knot_server.usecases.audit import Audit
-from knot_ssh.names import SpaceId
+from knot_ssh.names import Owner, SpaceId
 from knot_ssh.wire import Revoked
 
 GRACE = 120
 """Seconds that a revocation outlives what it revokes, for clocks that are behind ours."""
+WHOLE_MAX = 1_000
+"""Entries up to which agents are told the whole list at each change, some 20 KB; of a longer one they are told what is new."""
+PART = 20_000
+"""Serials, and keys, in one message: 1.5 MB at most, and a line may have 2 MB (`rpc.LINE_LIMIT`). There is no bound to the
+list: a longer one comes in several messages."""
+_FREE = update(RevokedCertificate).values(frees_name=True)
 
 
 class Revocations:
@@ -39,7 +45,7 @@ class Revocations:
         self._lifetime = lifetime
         self.current = RevocationList()
         self._refreshing = asyncio.Lock()  # an older reading must not overtake a newer one
-        self._krl: tuple[RevocationList, bytes] | None = None
+        self._krl: tuple[RevocationList, frozenset[str], bytes] | None = None
         self._making = asyncio.Lock()
         self.on_change: list[Callable[[], None]] = []
 
@@ -51,42 +57,100 @@ class Revocations:
                 await session.execute(delete(table).where(table.expires_at < now))
         await self.refresh()
 
-    async def record(self, session: AsyncSession, which: ColumnElement[bool], enrolled_key: str | None, reason: str) -> None:
-        """Make the certificates that `which` selects void, and the enrolled key (an OpenSSH line) if one is given."""
-        for certificate in list(await session.scalars(select(Certificate).where(which))):
-            expires_at = certificate.expires_at + GRACE
-            await session.merge(RevokedCertificate(serial=certificate.serial, reason=reason, expires_at=expires_at))
+    async def record(
+        self,
+        session: AsyncSession,
+        which: ColumnElement[bool],
+        enrolled_key: str | None,
+        reason: str,
+        *,
+        owner: Owner | str,
+        frees_name: bool = False,
+    ) -> int:
+        """Make the certificates that `which` selects void, and the enrolled key (an OpenSSH line) if one is given.
+
+        Gives how many certificates became void by it. `frees_name`: their names may be given out again at once.
+        """
+        now = int(time.time())
+        is_new = RevokedCertificate.serial.is_(None)
+        both = select(Certificate).outerjoin(RevokedCertificate, RevokedCertificate.serial == Certificate.serial)
+        voided = list(await session.scalars(both.where(which, is_new, Certificate.expires_at > now - GRACE)))
+        session.add_all(_void(certificate, reason, frees_name=frees_name) for certificate in voided)
+        if frees_name:
+            serials = select(Certificate.serial).where(which)
+            await session.execute(_FREE.where(RevokedCertificate.serial.in_(serials)))
         if enrolled_key:
             key = fingerprint(parse_public_key(enrolled_key))
-            expires_at = int(time.time()) + self._lifetime + GRACE
-            await session.merge(RevokedKey(fingerprint=key, reason=reason, expires_at=expires_at))
+            expires_at = now + self._lifetime + GRACE
+            await session.merge(RevokedKey(fingerprint=key, reason=reason, expires_at=expires_at, owner=str(owner)))
+        return len(voided)
 
-    async def refresh(self) -> None:
-        """Decide by what is committed from now on."""
+    async def refresh(self) -> Revoked:
+        """Decide by what is committed from now on; gives what an agent that knew the list before has to be told."""
+        now = int(time.time())
         async with self._refreshing, self._database.reading() as session:
-            serials: Iterable[int] = await session.scalars(select(RevokedCertificate.serial))
-            keys: Iterable[str] = await session.scalars(select(RevokedKey.fingerprint))
-            self.current = RevocationList.of(serials, keys)
+            serials: Iterable[int] = await session.scalars(
+                select(RevokedCertificate.serial).where(RevokedCertificate.expires_at > now)
+            )
+            keys: Iterable[str] = await session.scalars(select(RevokedKey.fingerprint).where(RevokedKey.expires_at > now))
+            before, self.current = self.current, RevocationList.of(serials, keys)
+            return _news(before, self.current)
 
-    async def publish(self, space_ids: Sequence[SpaceId], reason: str) -> None:
-        """Make what was recorded take effect: decide by it, tell every agent, and dismiss those of these spaces.
+    async def publish(self, space_ids: Sequence[SpaceId], reason: str) -> int:
+        """Make what was recorded take effect: decide by it, end what the hub carries by it, tell every agent, and dismiss those
+        of these spaces. Gives how many agents were told.
 
-        All are told at once and nobody is waited for long: an agent that does not read must not delay its own end.
+        All are told at once and nobody is waited for long: an agent that does not read must not delay its own end, nor that
+        of others.
         """
-        await self.refresh()
-        leaving = [agent for agent in map(self._roster.get, space_ids) if agent]
-        farewells = [self._roster.dismiss(agent, reason) for agent in leaving]
-        await asyncio.gather(*farewells, self._roster.tell("keys.revoked", self.message()))
+        news = await self.refresh()
         for listener in self.on_change:
             listener()
+        leaving = [agent for agent in map(self._roster.get, space_ids) if agent]
+        farewells = [self._roster.dismiss(agent, reason) for agent in leaving]
+        told = asyncio.gather(*(self._roster.tell("keys.revoked", part) for part in split(news)))
+        await asyncio.gather(told, *farewells)
+        return min(told.result())
 
     async def krl(self) -> bytes:
         """The list as OpenSSH reads it, made when it is first asked for; raises KrlUnavailable."""
         async with self._making:
-            if self._krl is None or self._krl[0] is not self.current:
-                current = self.current
-                self._krl = current, await make_krl(current, self._authority.ca_keys)
-            return self._krl[1]
+            current, cas = self.current, self._authority.names
+            if self._krl is None or self._krl[0] is not current or self._krl[1] != cas:
+                self._krl = current, cas, await make_krl(current, self._authority.ca_keys)
+            return self._krl[2]
 
-    def message(self) -> Revoked:
-        return Revoked(serials=sorted(self.current.serials), keys=sorted(self.current.keys))
+    def parts(self) -> list[Revoked]:
+        """The whole list, in as many messages as it takes."""
+        return split(_message(self.current.serials, self.current.keys))
+
+
+def split(message: Revoked) -> list[Revoked]:
+    """The same in messages that are short enough; all but the first add to it."""
+    serials, keys = message.serials, message.keys
+    starts = range(0, max(len(serials), len(keys), 1), PART)
+    return [
+        Revoked(serials=serials[at : at + PART], keys=keys[at : at + PART], whole=message.whole and at == 0) for at in starts
+    ]
+
+
+def _message(serials: Iterable[int], keys: Iterable[str], *, whole: bool = True) -> Revoked:
+    return Revoked(serials=sorted(serials), keys=sorted(keys), whole=whole)
+
+
+def _news(before: RevocationList, now: RevocationList) -> Revoked:
+    """The whole list while that is short, so that agents forget what has run out as well."""
+    if len(now.serials) + len(now.keys) <= WHOLE_MAX:
+        return _message(now.serials, now.keys)
+    return _message(now.serials - before.serials, now.keys - before.keys, whole=False)
+
+
+def _void(certificate: Certificate, reason: str, *, frees_name: bool) -> RevokedCertificate:
+    return RevokedCertificate(
+        serial=certificate.serial,
+        reason=reason,
+        expires_at=certificate.expires_at + GRACE,
+        owner=certificate.owner,
+        key_id=certificate.key_id,
+        frees_name=frees_name,
+    )

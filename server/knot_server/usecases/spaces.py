@@ -16,7 +16,7 @@ from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, Space
 from knot_server.usecases.audit import Audit, Event
-from knot_server.usecases.lookup import visible_space
+from knot_server.usecases.lookup import check_current, find_space, visible_space
 from knot_server.usecases.renaming import check_free
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
@@ -45,6 +45,7 @@ class Spaces:
         """Make a space and a join token for it; raises NameTaken."""
         space = Space(id=str(SpaceId.new()), name=str(name), owner=str(actor.owner), zone=str(zone), created_at=_now())
         async with self._database.writing() as session:
+            await check_current(session, actor)
             await check_free(session, space, name)
             session.add(space)
             await session.flush()
@@ -59,9 +60,15 @@ class Spaces:
         async with self._database.reading() as session:
             return list(await session.scalars(select(Space).where(Space.owner == str(actor.owner)).order_by(Space.name)))
 
+    async def show(self, actor: Actor, reference: str) -> Space:
+        """One of the actor's spaces; raises NotFound."""
+        async with self._database.reading() as session:
+            return await find_space(session, actor, reference)
+
     async def new_token(self, actor: Actor, reference: str, *, reusable: bool) -> tuple[Space, str]:
         """Another join token for a space: whoever joins with it takes the place of the agent before. Raises NotFound."""
         async with self._database.writing() as session:
+            await check_current(session, actor)
             space = await visible_space(session, actor, reference)
             return space, self._add_token(session, actor, space, reusable=reusable)
 
@@ -80,7 +87,8 @@ class Spaces:
     async def forget_all(self, session: AsyncSession, owner: Owner) -> list[SpaceId]:
         """Delete an owner's spaces, and void their own certificates, within a transaction; call `cut` with the ids once
         it is committed."""
-        await self._revocations.record(session, Certificate.owner == str(owner), None, f"user {owner} deleted")
+        reason = f"user {owner} deleted"
+        await self._revocations.record(session, Certificate.owner == str(owner), None, reason, owner=owner, frees_name=True)
         spaces = list(await session.scalars(select(Space).where(Space.owner == str(owner))))
         for space in spaces:
             await self._forget(session, space)
@@ -92,12 +100,13 @@ class Spaces:
 
     async def _forget(self, session: AsyncSession, space: Space) -> None:
         reason = f"space {space.name} deleted"
-        await self._revocations.record(session, Certificate.space_id == space.id, space.enrolled_key, reason)
+        own = Certificate.space_id == space.id
+        await self._revocations.record(session, own, space.enrolled_key, reason, owner=space.owner, frees_name=True)
         await session.delete(space)
         await session.flush()
 
     def _add_token(self, session: AsyncSession, actor: Actor, space: Space, *, reusable: bool) -> str:
-        token = JoinTokenText.new(self._authority.host_ca_key)
+        token = JoinTokenText.new(*self._authority.host_cas)
         lifetime, uses = (REUSABLE_LIFETIME, REUSABLE_USES) if reusable else (TOKEN_LIFETIME, 1)
         session.add(
             JoinToken(
@@ -106,6 +115,7 @@ class Spaces:
                 space_id=space.id,
                 uses_left=uses,
                 expires_at=_now() + lifetime,
+                host_cas=" ".join(sorted(self._authority.hosts.keys.names)),
             )
         )
         self._audit.record(

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from knot_keys.jointoken import hash_secret, matches
 from knot_server.actor import Actor
 from knot_server.store.database import Database
-from knot_server.store.schema import ApiToken, Certificate, User
+from knot_server.store.schema import Certificate, User
 from knot_server.usecases.audit import Audit, Event
+from knot_server.usecases.lookup import check_current
 from knot_server.usecases.spaces import Spaces
-from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
-from knot_ssh.names import Owner
+from knot_server.usecases.tokens import add_token, token_id
+from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotFound
+from knot_ssh.names import Owner, TokenName
 
-TOKEN_PREFIX = "knot_"
-TOKEN_ID_BYTES, TOKEN_SECRET_BYTES = 6, 32
+FIRST_TOKEN = TokenName("first")
+"""What the token is called that a new user gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,11 @@ class NewUser:
 
     name: Owner
     token: str
+    expires_at: int | None = None
+    """When the token ends, in seconds since 1970 (UTC), if it does."""
 
 
-async def add_user(session: AsyncSession, name: Owner, *, admin: bool) -> NewUser:
+async def add_user(session: AsyncSession, name: Owner, *, admin: bool, expires_at: int | None = None) -> NewUser:
     """Add a user and a token; raises NameTaken, also while certificates of an earlier user of that name are good."""
     if await session.get(User, str(name)):
         raise NameTaken(f"there is a user {name!r} already")
@@ -41,10 +43,8 @@ async def add_user(session: AsyncSession, name: Owner, *, admin: bool) -> NewUse
     now = int(time.time())
     session.add(User(name=str(name), admin=admin, created_at=now))
     await session.flush()
-    secret = secrets.token_bytes(TOKEN_SECRET_BYTES)
-    token_id = secrets.token_hex(TOKEN_ID_BYTES)
-    session.add(ApiToken(id=token_id, secret_hash=hash_secret(secret), user_name=str(name), created_at=now))
-    return NewUser(name, f"{TOKEN_PREFIX}{token_id}_{secret.hex()}")
+    _, token = add_token(session, name, FIRST_TOKEN, expires_at=expires_at)
+    return NewUser(name, token, expires_at)
 
 
 class Users:
@@ -55,24 +55,12 @@ class Users:
         self._spaces = spaces
         self._audit = audit
 
-    async def authenticate(self, token: str) -> Actor:
-        """Who holds this API token; raises NotAuthenticated, which says nothing of what was wrong with it."""
-        token_id, _, secret_hex = token.removeprefix(TOKEN_PREFIX).partition("_")
-        try:
-            secret = bytes.fromhex(secret_hex)
-        except ValueError:
-            raise _refused() from None
-        async with self._database.reading() as session:
-            row = await session.get(ApiToken, token_id)
-            if not token.startswith(TOKEN_PREFIX) or row is None or not matches(secret, row.secret_hash):
-                raise _refused()
-            return Actor(Owner(row.user.name), admin=row.user.admin, token=row.id)
-
     async def create(self, actor: Actor, name: Owner, *, admin: bool = False) -> NewUser:
-        """Make a user; raises Forbidden or NameTaken."""
+        """Make a user, whose first token lives no longer than the actor's; raises Forbidden or NameTaken."""
         _administrators_only(actor)
         async with self._database.writing() as session:
-            made = await add_user(session, name, admin=admin)
+            await check_current(session, actor)
+            made = await add_user(session, name, admin=admin, expires_at=actor.expires_at)
             record_user(self._audit, session, actor, made, admin=admin)
             return made
 
@@ -100,16 +88,9 @@ class Users:
 def record_user(audit: Audit, session: AsyncSession, actor: Actor | str, made: NewUser, *, admin: bool) -> None:
     """A user and their first token."""
     audit.record(session, Event.USER_MADE, actor, owner=made.name, admin=admin)
-    audit.record(session, Event.TOKEN_MADE, actor, owner=made.name, kind="api", token=token_id(made.token))
-
-
-def token_id(token: str) -> str:
-    """The public part of an API token."""
-    return token.removeprefix(TOKEN_PREFIX).partition("_")[0]
-
-
-def _refused() -> NotAuthenticated:
-    return NotAuthenticated("this API token is not accepted: it is not whole, of another server, or its user was deleted")
+    audit.record(
+        session, Event.TOKEN_MADE, actor, owner=made.name, kind="api", token=token_id(made.token), name=str(FIRST_TOKEN)
+    )
 
 
 def _administrators_only(actor: Actor) -> None:

@@ -35,8 +35,8 @@ class Office:
             space=SpaceName(space),
             owner=PRINCIPAL.owner,
             zone=PRINCIPAL.zone,
-            user_ca=self.authority.user_ca,
-            host_ca=self.authority.host_ca,
+            user_cas=[self.authority.user_ca],
+            host_cas=[self.authority.host_ca],
         )
 
     def certified(self, key: asyncssh.SSHKey, lifetime: int, now: float) -> Credential:

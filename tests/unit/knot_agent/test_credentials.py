@@ -6,8 +6,9 @@ import pytest
 
 from knot_agent.credentials import Credentials
 from knot_keys.connections import Credential
-from knot_keys.keyfiles import new_key
+from knot_keys.keyfiles import new_key, public_line
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
+from tests.support.figures import Figure
 from tests.unit.knot_agent.conftest import PRINCIPAL, Office
 
 NOW = 1_700_000_000
@@ -30,9 +31,12 @@ def test_renewed_at_two_thirds(office: Office, lifetime: int) -> None:
         assert due * 0.85 <= credentials.renewal_wait(NOW) <= due * 1.01
 
 
-def test_wrong_clock_does_not_matter_to_a_new_certificate(office: Office) -> None:
+@pytest.mark.threat(21, "a wrong clock, and when certificates are renewed", "after 2/3 of their life, by the monotonic clock")
+def test_wrong_clock_does_not_matter_to_a_new_certificate(office: Office, figure: Figure) -> None:
     """Right after issue the wait is counted from the certificate's own dates, whatever our clock says."""
-    assert 3600 * 2 / 3 * 0.85 <= issued(office, 3600).renewal_wait() <= 3600 * 2 / 3
+    wait = issued(office, 3600).renewal_wait()
+    figure(f"an hour's certificate is renewed after {wait / 60:.0f} min")
+    assert 3600 * 2 / 3 * 0.85 <= wait <= 3600 * 2 / 3
 
 
 def test_waits_differ(office: Office) -> None:
@@ -119,5 +123,30 @@ def test_membership_in_values(office: Office) -> None:
     """Principal and CAs are those of the membership."""
     credentials = issued(office, 100)
     assert credentials.principal == PRINCIPAL
-    assert credentials.user_ca == office.authority.user_ca_key
-    assert credentials.host_ca == office.authority.host_ca_key
+    assert credentials.user_cas == (office.authority.user_ca_key,)
+    assert credentials.host_cas == (office.authority.host_ca_key,)
+
+
+def test_signed_by_the_first_ca(office: Office) -> None:
+    """Certificates by another CA than the one that signs now are good, but to be renewed."""
+    credentials = issued(office, 3600)
+    assert credentials.is_signed
+    for kind in ("user_cas", "host_cas"):
+        other = public_line(new_key("next"))
+        mine: list[str] = getattr(office.membership(), kind)
+        credentials.enter(office.membership().model_copy(update={kind: [*mine, other]}))
+        assert credentials.is_signed
+        credentials.enter(office.membership().model_copy(update={kind: [other, *mine]}))
+        assert not credentials.is_signed
+        assert credentials.seconds_left(NOW) > 0
+
+
+def test_trust_is_announced_once(office: Office) -> None:
+    """Listeners hear of other CAs and of CAs that were given up, not of a new name; the hub is told all that are trusted."""
+    credentials, heard = issued(office, 3600), list[int]()
+    credentials.on_trust.append(lambda: heard.append(len(credentials.trust.cas)))
+    both = office.membership().model_copy(update={"user_cas": [office.authority.user_ca, public_line(new_key("next"))]})
+    for membership in (office.membership(), both, both, office.membership("other")):
+        credentials.enter(membership)
+    credentials.enter(office.membership().model_copy(update={"distrusted": ["SHA256:x"]}))
+    assert heard == [3, 2, 2]

@@ -17,7 +17,7 @@ from knot_ssh.names import Owner, Zone
 from knot_ssh.wire import SEEN_MAX, AuditReport, LinkSeen, RefusalSeen
 from tests.support.waiting import becomes
 
-CLIENT = ClientCertificate(Identity.person(Owner("alice"), [Zone("eu")]), (1 << 64) - 1, "SHA256:x", 2e9)
+CLIENT = ClientCertificate(Identity.person(Owner("alice"), [Zone("eu")]), (1 << 64) - 1, "SHA256:x", 2e9, "SHA256:ca")
 
 
 class Hub:

@@ -95,7 +95,9 @@ def test_clients_are_signed_by_the_user_ca(authority: Authority) -> None:
 @pytest.mark.parametrize("identity", [HOST, HubIdentity()], ids=["space", "hub"])
 def test_hosts_are_signed_by_the_host_ca(authority: Authority, identity: HostIdentity | HubIdentity) -> None:
     """A host certificate is good under the host CA and not under the user CA."""
-    certificate = read_certificate(authority.certify_host(new_key("x"), identity, 60).line)
+    hub = isinstance(identity, HubIdentity)
+    issued = authority.certify_hub(new_key("x"), 60) if hub else authority.certify_host(new_key("x"), HOST, 60)
+    certificate = read_certificate(issued.line)
     names = identity.encode()[0]
     check_host(certificate, [authority.host_ca_key], names, NOTHING_REVOKED)
     with pytest.raises(CertificateRefused, match="unknown CA"):

@@ -18,16 +18,24 @@ TOKEN = JoinToken.new(CA)
 def test_round_trip() -> None:
     """A token is read back from its text: id, secret and CA."""
     read = JoinToken.parse(str(TOKEN))
-    assert (read.id, read.secret, public_line(read.host_ca)) == (TOKEN.id, TOKEN.secret, public_line(CA))
+    assert (read.id, read.secret, list(map(public_line, read.host_cas))) == (TOKEN.id, TOKEN.secret, [public_line(CA)])
 
 
 @given(st.binary(min_size=8, max_size=8), st.binary(min_size=32, max_size=32))
 def test_round_trip_of_any_bytes(number: bytes, secret: bytes) -> None:
     """Whatever id and secret chance gives, the token is one word and reads back."""
-    token = JoinToken(number.hex(), secret, CA)
+    token = JoinToken(number.hex(), secret, (CA,))
     text = str(token)
     assert JoinToken.parse(text) == token
     assert text.replace("-", "").replace("_", "").isalnum()
+
+
+def test_two_cas() -> None:
+    """A token made while the host CA is changed for another names both, the active one first."""
+    cas = (CA, new_key("next").convert_to_public())
+    token = JoinToken.new(*cas)
+    assert JoinToken.parse(str(token)).host_cas == cas
+    assert len(str(token)) == len(str(TOKEN)) + 43
 
 
 @pytest.mark.parametrize("padding", [" {}", "{}\n", "\n{}\r\n", "\t{} "])
@@ -95,4 +103,4 @@ def test_token_of_a_private_ca_key_holds_the_public_half() -> None:
     private = new_key("CA")
     token = JoinToken.new(private.convert_to_public())
     with pytest.raises(asyncssh.KeyExportError):
-        JoinToken.parse(str(token)).host_ca.export_private_key()
+        JoinToken.parse(str(token)).host_cas[0].export_private_key()

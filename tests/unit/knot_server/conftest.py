@@ -26,7 +26,9 @@ from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
 from knot_server.usecases.renaming import Renaming
 from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.revoking import Revoking
 from knot_server.usecases.spaces import Spaces
+from knot_server.usecases.tokens import Tokens
 from knot_server.usecases.users import Users, add_user
 from knot_ssh.errors import KnotError, NotFound, PortTaken, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
@@ -188,9 +190,11 @@ class World:
     revocations: Revocations
     spaces: Spaces
     users: Users
+    tokens: Tokens
     enrolment: Enrolment
     forwarding: Forwarding
     renaming: Renaming
+    revoking: Revoking
 
     async def space(self, actor: Actor, name: str, zone: Zone = EU) -> Space:
         """A new space."""
@@ -253,6 +257,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with database.writing() as session:
         for actor in (ROOT, ALICE, BOB):
             await add_user(session, actor.owner, admin=actor.admin)
+    tokens = Tokens(database, audit)
     yield World(
         folder=folder,
         database=database,
@@ -262,8 +267,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         revocations=revocations,
         spaces=spaces,
         users=Users(database, spaces, audit),
+        tokens=tokens,
         enrolment=enrolment,
         forwarding=forwarding,
-        renaming=Renaming(database, roster, enrolment, forwarding, audit),
+        renaming=Renaming(database, roster, enrolment, forwarding, revocations, audit),
+        revoking=Revoking(database, revocations, audit),
     )
+    await tokens.close()
     await database.close()

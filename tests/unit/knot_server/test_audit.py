@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from knot_server.actor import Actor
+from knot_server.actor import Actor, Grant, Scope
 from knot_server.usecases import audit as auditing
 from knot_server.usecases.audit import Audit, Event
 from knot_ssh.errors import BadInput, StoreUnavailable
@@ -126,7 +126,7 @@ async def test_tokens_once_an_hour(world: World) -> None:
     """The use of a token is recorded once in an hour for each address; what is remembered for that is bounded."""
     clock = Clock()
     audit = Audit(world.database, clock=clock)
-    token = replace(ALICE, token="5f0e", address="10.0.0.1")
+    token = replace(ALICE, grant=Grant("5f0e", Scope.ALL), address="10.0.0.1")
     for _ in range(3):
         audit.used(token)
     audit.used(replace(token, address="10.0.0.2"))
@@ -136,7 +136,7 @@ async def test_tokens_once_an_hour(world: World) -> None:
     used = [fields["address"] for event, fields in events(world) if event == "token used"]
     assert used == ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
     for number in range(auditing.USES_MAX + 5):
-        audit.used(replace(token, token=str(number)))
+        audit.used(replace(token, grant=Grant(str(number), Scope.ALL)))
     assert len(audit._uses) == auditing.USES_MAX
 
 

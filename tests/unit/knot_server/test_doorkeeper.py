@@ -51,6 +51,9 @@ class FakeLine:
     def close(self) -> None:
         self.closed += 1
 
+    def disconnect(self, _code: int, _reason: str) -> None:
+        self.closed += 1
+
     def abort(self) -> None:
         self.lost = True
 
@@ -187,7 +190,7 @@ async def test_deleted_space_is_out(hub: Hub) -> None:
     await hub.world.spaces.delete(ALICE, "backend")
     assert not await hub.door().welcomes(str(hub.space.id), KEY.convert_to_public())
     assert not await hub.door().welcomes("knot", certificate)
-    assert [line.closed for line in lines] == [1, 1, 0]
+    await becomes(lambda: [line.closed or line.lost for line in lines] == [True, 1, False])
 
 
 # Who may do what
@@ -395,7 +398,7 @@ async def test_sshd_of_a_deleted_space(hub: Hub) -> None:
     listener = await asked(keeper)
     hub.world.revocations.on_change.append(keeper.leave_if_revoked)
     await hub.world.spaces.delete(ALICE, "backend")
-    assert line.closed
+    await becomes(lambda: line.lost)
     assert listener
     listener.close()
     await hub.lobby.registrations.close()
@@ -407,7 +410,7 @@ async def test_sshd_of_a_deleted_space(hub: Hub) -> None:
 
 def renamed(hub: Hub) -> None:
     """The relay follows renames, as in a running hub."""
-    hub.world.renaming.on_rename.append(hub.relay.rename)
+    hub.world.renaming.on_change.append(hub.relay.change)
 
 
 NEW_NAME = "new.alice.eu.knot"

@@ -46,7 +46,7 @@ async def test_token_enrols_a_key(world: World) -> None:
     key = a_key()
     membership = await world.enrolment.redeem(token.id, key)
     assert (membership.space_id, membership.space, membership.owner, membership.zone) == (space.id, "backend", "alice", "eu")
-    assert (membership.user_ca, membership.host_ca) == (world.authority.user_ca, world.authority.host_ca)
+    assert (membership.user_cas, membership.host_cas) == ([world.authority.user_ca], [world.authority.host_ca])
     assert await world.enrolment.enrolled_key(space.space_id) == key
 
 

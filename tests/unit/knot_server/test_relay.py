@@ -35,10 +35,13 @@ from tests.unit.knot_ssh.dataplane.bench import PATIENCE, PEERS, WINDOW, FakeCon
 ALICE, BOB = Owner("alice"), Owner("bob")
 EU, US = Zone("eu"), Zone("us")
 BACKEND = SpaceName("backend")
+HOME = Principal(Owner("alice"), Zone("eu"))
 BACKEND_ID = SpaceId("0b5f2c1e-8a44-4d6e-9d0a-3f1f7c1a2b3c")
 FULL_NAME = "backend.alice.eu.knot"
 NAMES = ["backend", "backend.knot", FULL_NAME, str(BACKEND_ID)]
 NOBODY = cast("ServerConnection", object())
+CA = "SHA256:ca"
+CAS = {CA}
 REVOKED = RevocationList.of([7], ["SHA256:revoked"])
 
 
@@ -47,7 +50,7 @@ def agent(
 ) -> ClientCertificate:
     """The certificate of an agent."""
     identity = Identity.agent(Principal(owner, zone), SpaceName("frontend"), SpaceId.new())
-    return ClientCertificate(identity, serial, key, time.time() + lasts)
+    return ClientCertificate(identity, serial, key, time.time() + lasts, CA)
 
 
 def person(owner: Owner, *zones: Zone) -> ClientCertificate:
@@ -78,7 +81,7 @@ class Scene:
     ) -> bool:
         """Whether this client gets a channel; it is given back."""
         try:
-            near, _ = self.relay.request(NOBODY, client, revoked, host, port)
+            near, _ = self.relay.request(NOBODY, client, CAS, revoked, host, port)
         except asyncssh.ChannelOpenError:
             return False
         near.abort()
@@ -89,7 +92,7 @@ class Scene:
     ) -> tuple[int, str]:
         """What a client hears that gets none."""
         with pytest.raises(asyncssh.ChannelOpenError) as caught:
-            self.relay.request(NOBODY, client, revoked, host, port)
+            self.relay.request(NOBODY, client, CAS, revoked, host, port)
         return caught.value.code, caught.value.reason
 
 
@@ -187,7 +190,7 @@ def test_same_name_of_two_owners(scene: Scene) -> None:
     other = endpoint(owner=BOB, space_id=SpaceId.new(), connection=cast("ServerConnection", "bob's"))
     scene.relay.register(other)
     for client, wanted in ((agent(), BACKEND_ID), (agent(BOB), other.space_id)):
-        near, passage = scene.relay.request(NOBODY, client, NOTHING_REVOKED, "backend", 22)
+        near, passage = scene.relay.request(NOBODY, client, CAS, NOTHING_REVOKED, "backend", 22)
         assert passage._endpoint.space_id == wanted
         near.abort()
     assert not scene.may(agent(), str(other.space_id))
@@ -199,7 +202,7 @@ def test_same_name_of_two_owners(scene: Scene) -> None:
 def served_by(scene: Scene, host: str = FULL_NAME) -> object:
     """The connection that a channel would go to; None where there is none."""
     try:
-        near, passage = scene.relay.request(NOBODY, agent(), NOTHING_REVOKED, host, 22)
+        near, passage = scene.relay.request(NOBODY, agent(), CAS, NOTHING_REVOKED, host, 22)
     except asyncssh.ChannelOpenError:
         return None
     near.abort()
@@ -249,7 +252,7 @@ def test_renamed(order: tuple[int, ...]) -> None:
     scene.relay = Relay(stock_plane())
     lines = [cast("ServerConnection", name) for name in "abc"]
     listeners = [scene.relay.register(endpoint(line)) for line in lines]
-    scene.relay.rename(BACKEND_ID, NEW)
+    scene.relay.change(BACKEND_ID, NEW, HOME)
     left = list(lines)
     for number in order:
         assert [served_by(scene, host) for host in NEW_NAMES] == [left[-1]] * 4
@@ -263,7 +266,7 @@ def test_renamed_back_and_forth() -> None:
     """A space that has its name back is reached by it, and by no other."""
     scene = Scene()
     for name in (NEW, BACKEND) * 3:
-        scene.relay.rename(BACKEND_ID, name)
+        scene.relay.change(BACKEND_ID, name, HOME)
     assert [served_by(scene, host) for host in NAMES] == [NOBODY] * 4
     assert [served_by(scene, host) for host in NEW_NAMES[:-1]] == [None] * 3
 
@@ -277,14 +280,14 @@ def test_name_that_was_passed_on() -> None:
         scene.relay.register(endpoint(line, name=SpaceName("other"), space_id=other))
         news = [(other, BACKEND), (BACKEND_ID, NEW)]
         for space_id, name in news if takes_over_first else reversed(news):
-            scene.relay.rename(space_id, name)
+            scene.relay.change(space_id, name, HOME)
         assert [served_by(scene, host) for host in NAMES[:-1]] == [line] * 3
         assert [served_by(scene, host) for host in NEW_NAMES] == [NOBODY] * 4
 
 
 def test_renamed_unheard_of(scene: Scene) -> None:
     """A renamed space that is not relayed to leaves nothing here."""
-    scene.relay.rename(SpaceId.new(), NEW)
+    scene.relay.change(SpaceId.new(), NEW, HOME)
     assert [served_by(scene, host) for host in (*NAMES, "new")] == [NOBODY] * 4 + [None]
 
 
@@ -294,7 +297,7 @@ def test_renamed_unheard_of(scene: Scene) -> None:
 def test_connections_are_counted_by_owner(scene: Scene) -> None:
     """One owner may have so many at a time, and another as many beside them; who has ended makes room."""
     scene.relay.register(endpoint(owner=BOB, space_id=SpaceId.new()))
-    nears = [scene.relay.request(NOBODY, agent(), NOTHING_REVOKED, "backend", 22)[0] for _ in range(RELAYED_MAX)]
+    nears = [scene.relay.request(NOBODY, agent(), CAS, NOTHING_REVOKED, "backend", 22)[0] for _ in range(RELAYED_MAX)]
     assert "too many" in scene.refusal(agent(), "backend")[1]
     assert scene.may(agent(BOB), "backend")
     nears[0].abort()
@@ -361,7 +364,7 @@ class Stage:
 
     def ask(self, client: ClientCertificate | None = None, host: str = "backend") -> tuple[Channel, Passage]:
         """A caller asks for a channel: the agent has been asked when this returns."""
-        near, passage = self.relay.request(server(self.near), client or agent(), NOTHING_REVOKED, host, 22)
+        near, passage = self.relay.request(server(self.near), client or agent(), CAS, NOTHING_REVOKED, host, 22)
         near.process_open(PEERS, WINDOW, PACKET, cast("Opening", passage))
         return near, passage
 
@@ -410,7 +413,7 @@ async def test_agent_is_asked(plane: DataPlane) -> None:
 async def test_renamed_agent_is_asked(plane: DataPlane) -> None:
     """An agent whose space was renamed since hears the name that it has registered: stock ssh knows no other."""
     with Stage(plane) as stage:
-        stage.relay.rename(BACKEND_ID, NEW)
+        stage.relay.change(BACKEND_ID, NEW, HOME)
         stage.asked(NEW)
         assert String(FULL_NAME) in stage.far.asked
 
@@ -473,7 +476,7 @@ async def test_agent_is_gone_already(plane: DataPlane) -> None:
 async def test_caller_takes_too_small_packets(plane: DataPlane) -> None:
     """A caller's channel that cannot be opened is over before the agent hears of it."""
     with Stage(plane) as stage:
-        near, passage = stage.relay.request(server(stage.near), agent(), NOTHING_REVOKED, "backend", 22)
+        near, passage = stage.relay.request(server(stage.near), agent(), CAS, NOTHING_REVOKED, "backend", 22)
         with pytest.raises(asyncssh.ChannelOpenError):
             near.process_open(PEERS, WINDOW, 1, cast("Opening", passage))
         assert stage.far.said == []
@@ -554,7 +557,7 @@ async def test_agent_that_does_not_end(plane: DataPlane, monkeypatch: pytest.Mon
 async def test_slow_reader_is_bounded(plane: DataPlane) -> None:
     """For a caller that does not read, the hub holds a window's worth and what is on its way, and no more."""
     with Stage(plane) as stage:
-        near, passage = stage.relay.request(server(stage.near), agent(), NOTHING_REVOKED, "backend", 22)
+        near, passage = stage.relay.request(server(stage.near), agent(), CAS, NOTHING_REVOKED, "backend", 22)
         near.process_open(PEERS, 0, PACKET, cast("Opening", passage))
         (far,) = stage.far.channels
         far.process_open_confirmation(PEERS, WINDOW, PACKET)

@@ -8,7 +8,7 @@ import pytest
 
 from knot_keys.keyfiles import fingerprint, new_key, public_line
 from knot_keys.revocation import RevocationList
-from knot_server.usecases.users import TOKEN_PREFIX
+from knot_server.usecases.tokens import TOKEN_PREFIX
 from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
 from knot_ssh.names import Owner
 from tests.unit.knot_server.conftest import ALICE, BOB, ROOT, World
@@ -19,14 +19,14 @@ ANN = Owner("ann")
 async def test_new_user_is_who_the_token_says(world: World) -> None:
     """The token of a new user authenticates that user, who is no administrator."""
     user = await world.users.create(ROOT, ANN)
-    actor = await world.users.authenticate(user.token)
+    actor = await world.tokens.authenticate(user.token)
     assert (user.name, actor.owner, actor.admin, actor.zone, actor.space) == ("ann", "ann", False, None, None)
 
 
 async def test_new_administrator(world: World) -> None:
     """A user who was made an administrator is one."""
     user = await world.users.create(ROOT, ANN, admin=True)
-    assert (await world.users.authenticate(user.token)).admin
+    assert (await world.tokens.authenticate(user.token)).admin
 
 
 async def test_token_is_one_word(world: World) -> None:
@@ -56,7 +56,7 @@ async def test_other_tokens_are_nobody(world: World) -> None:
     said = set()
     for token in tokens:
         with pytest.raises(NotAuthenticated) as caught:
-            await world.users.authenticate(token)
+            await world.tokens.authenticate(token)
         said.add(str(caught.value))
     assert len(said) == 1
 
@@ -92,12 +92,12 @@ async def test_listing(world: World) -> None:
 async def test_deleted_user_is_nobody(world: World) -> None:
     """A deleted user's token is good for nothing, and their spaces are gone; nobody else's are."""
     ann = await world.users.create(ROOT, ANN)
-    actor = await world.users.authenticate(ann.token)
+    actor = await world.tokens.authenticate(ann.token)
     await world.space(actor, "one")
     await world.space(BOB, "one")
     await world.users.delete(ROOT, ANN)
     with pytest.raises(NotAuthenticated):
-        await world.users.authenticate(ann.token)
+        await world.tokens.authenticate(ann.token)
     assert world.sql("SELECT owner FROM spaces") == [("bob",)]
 
 

@@ -12,6 +12,7 @@ from knot_ssh.doors import Given, api, chosen_server, given, keep, keeps_login, 
 from knot_ssh.errors import BadInput, LooseFile, NotAuthenticated, Unavailable
 from knot_ssh.places import config_file, default_socket
 from knot_ssh.ports import PortsOfAgent, PortsOfServer
+from knot_ssh.trust import Trust
 
 URL = "https://knot.example.com"
 
@@ -19,7 +20,7 @@ URL = "https://knot.example.com"
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An environment in which nothing is named, kept or running."""
-    for name in ("KNOT_SERVER", "KNOT_URL", "KNOT_TOKEN", "KNOT_AGENT_SOCKET"):
+    for name in ("KNOT_SERVER", "KNOT_URL", "KNOT_TOKEN", "KNOT_AGENT_SOCKET", "KNOT_CA_FILE", "KNOT_ALLOW_PLAIN_HTTP"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -116,3 +117,30 @@ def test_what_is_kept_can_be_asked_for() -> None:
     assert chosen_server(Given("http://127.0.0.1:3000/")) == "http://127.0.0.1:3000"
     assert keeps_login(URL + "/")
     assert not keeps_login("http://127.0.0.1:3000")
+
+
+def test_how_the_server_is_known_is_kept_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kept CA file and a kept word about plain HTTP are for the kept server alone; the environment's are for any."""
+    plain, other = "http://10.0.0.5:3000", "http://10.0.0.6:3000"
+    keep(plain, "kept", Trust(allow_plain_http=True))
+    api(Given()).close()
+    with pytest.raises(BadInput, match="no https"):
+        api(Given(server=other, token="t"))
+    monkeypatch.setenv("KNOT_ALLOW_PLAIN_HTTP", "1")
+    api(Given(server=other, token="t")).close()
+    keep(URL, "kept", Trust(tmp_path / "gone.pem"))
+    with pytest.raises(BadInput, match=r"gone\.pem"):
+        api(Given())
+    api(Given(server="https://other.example.com", token="t")).close()
+    monkeypatch.setenv("KNOT_CA_FILE", str(tmp_path / "lost.pem"))
+    for said in (Given(), Given(server="https://other.example.com", token="t")):
+        with pytest.raises(BadInput, match=r"lost\.pem"):
+            api(said)
+
+
+@pytest.mark.parametrize("word", ["", "0", "no", "false", "2"])
+def test_only_a_yes_allows_plain_http(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """Anything but a clear yes in the variable is a no."""
+    monkeypatch.setenv("KNOT_ALLOW_PLAIN_HTTP", word)
+    with pytest.raises(BadInput, match="no https"):
+        api(Given("http://10.0.0.5:3000", "t"))

@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from knot_ssh.errors import KnotError, LooseFile, Unavailable
-from knot_ssh.files import create_private_file, locked, make_private_folder, read_secret, replace_contents, replace_file
+from knot_ssh.files import (
+    WRITABLE_BITS,
+    check_folder,
+    check_private_file,
+    create_private_file,
+    locked,
+    make_private_folder,
+    read_secret,
+    replace_contents,
+    replace_file,
+)
 from tests.support.noroom import no_room
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -273,3 +283,52 @@ def test_lock_is_not_waited_for_for_ever(tmp_path: Path) -> None:
         raise AssertionError("both have it")
     with locked(tmp_path / "lock", 0):
         pass
+
+
+def test_link_in_the_place_of_a_secret(tmp_path: Path) -> None:
+    """A symbolic link where a secret should be is refused, unless an operator has named the file."""
+    create_private_file(tmp_path / "elsewhere", b"x")
+    (tmp_path / "secret").symlink_to(tmp_path / "elsewhere")
+    for read in (read_secret, check_private_file):
+        with pytest.raises(LooseFile, match="symbolic link"):
+            read(tmp_path / "secret")
+    assert read_secret(tmp_path / "secret", follow=True) == b"x"
+
+
+def test_credential_of_systemd(tmp_path: Path) -> None:
+    """What an access list shows as the group's permission to read is taken where it is expected, and nothing else."""
+    path = tmp_path / "credential"
+    create_private_file(path, b"x")
+    path.chmod(0o440)
+    assert read_secret(path, group_may_read=True) == b"x"
+    for bits in (0o444, 0o460, 0o441):
+        path.chmod(bits)
+        with pytest.raises(LooseFile):
+            read_secret(path, group_may_read=True)
+
+
+@pytest.mark.parametrize("bits", [0o770, 0o777, 0o720, 0o702, 0o1777])
+def test_folder_that_others_can_write_into(tmp_path: Path, bits: int) -> None:
+    """A folder in which others could put files of their own is refused, with the command that mends it."""
+    tmp_path.chmod(bits)
+    with pytest.raises(LooseFile, match=f"chmod go-w {tmp_path}"):
+        check_folder(tmp_path)
+    tmp_path.chmod(0o755)
+    check_folder(tmp_path)
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    """What is not there yet is no reason to refuse."""
+    check_private_file(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(("bits", "said"), [(0o622, "written by others"), (0o602, "written by others")])
+def test_file_that_others_can_write(tmp_path: Path, bits: int, said: str) -> None:
+    """A file that holds no secret may be read by others, not written."""
+    path = tmp_path / "memory"
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    check_private_file(path, WRITABLE_BITS)
+    path.chmod(bits)
+    with pytest.raises(LooseFile, match=said):
+        check_private_file(path, WRITABLE_BITS)
