@@ -7,7 +7,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 # Hundreds of processes are started: what one has compiled the next shall find.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test faults bench lint types check clean
+.PHONY: demo test faults threats bench lint types check clean
 
 demo: $(STAMP)
 	@$(BIN)/knot demo $(ARGS)
@@ -23,6 +23,10 @@ endif
 
 faults: $(STAMP)
 	KNOT_FULL=1 $(BIN)/pytest tests/faults --capture=no $(ARGS)
+
+# Each threat of docs/security.md, played on the wire where there is a wire, with a verdict and a figure.
+threats: $(STAMP)
+	KNOT_FULL=1 $(BIN)/pytest -m threat $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -241,6 +241,7 @@ class Target(Message):
     addresses: list[str] = Field(description="host:port, where the agent says its endpoint can be dialled.")
     running: StrictBool
     gone: StrictBool = Field(default=False, description="The space was deleted; only its name is remembered.")
+    moved: StrictBool = Field(default=False, description="It is gone from this zone, and lies in another one now.")
 
 
 class ForwardOrder(Message):

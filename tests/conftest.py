@@ -29,7 +29,7 @@ def shorten(config: pytest.Config, worker: str) -> None:
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Figure:
-    """Takes down what a test has measured, for the table of faults."""
+    """Takes down what a test has measured, for the tables of faults and threats."""
     return take_down(request)
 
 

@@ -32,7 +32,7 @@ from knot_keys.jointoken import JoinToken
 from knot_ssh import __version__
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.errors import BadInput, JoinRefused, LooseFile, NotFound, PortTaken
+from knot_ssh.errors import BadInput, JoinRefused, LooseFile, NotFound, OtherZone, PortTaken
 from knot_ssh.listening import bound_address, listen_on
 from knot_ssh.local import SOCKET_FILE
 from knot_ssh.names import SpaceId
@@ -128,7 +128,7 @@ class Agent:
         self._filed = FiledForwards(
             file, membership.space_id, self._forwards, self._memory, self._locate, self._witness.forward
         )
-        self._endpoint = Endpoint(plane, self._credentials, settings.allow, self._witness)
+        self._endpoint = Endpoint(plane, self._credentials, settings.allow, settings.bounds, self._witness)
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
         )
@@ -281,7 +281,7 @@ class Agent:
         """Where the target of a link is; one that is gone may be another one by now for the settings file."""
         try:
             return await self._locate(space_id)
-        except NotFound:
+        except (NotFound, OtherZone):
             self._filed.missed(space_id)
             raise
 

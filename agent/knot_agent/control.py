@@ -13,6 +13,7 @@ import asyncssh
 import structlog
 from pydantic import BaseModel
 
+from knot_agent.clock import Clock
 from knot_agent.credentials import Credentials
 from knot_agent.home import Home
 from knot_keys.certificates import UNKNOWN_CA, check_client, check_endpoint, check_hub, read_certificate
@@ -80,6 +81,7 @@ class ControlLink:
         self._farewell = ""
         self._renewal_due = asyncio.Event()
         self._renewed = asyncio.Event()
+        self._clock = Clock()
         self.on_revoked: Callable[[Revoked], None] = lambda revoked: credentials.revoke(revocation_list(revoked))
         """Takes what the welcome says is void."""
         self.on_alive: Callable[[bool, float], None] = lambda is_alive, quiet: None
@@ -108,7 +110,7 @@ class ControlLink:
         self._farewell = reason
 
     async def change(self, membership: Membership) -> None:
-        """Our space has another name, or other CAs are trusted. All that is open goes on.
+        """Our space has another name, or zone, or other CAs are trusted. All that is open within the zone goes on.
 
         Under a new name wait until we are certified under it. (The hub relays to us under it by itself.) By another CA we are
         certified soon, but not all the fleet at once.
@@ -227,6 +229,8 @@ class ControlLink:
         self._credentials.enter(membership)
         if membership.user_cas != before.user_cas or membership.host_cas != before.host_cas:
             log.info("trust changed", user_cas=_shown(membership.user_cas), host_cas=_shown(membership.host_cas))
+        if membership.zone != before.zone:
+            log.info("space moved", before=before.zone, zone=membership.zone)
         if membership.space != before.space:
             log.info("space renamed", before=before.space, space=membership.space)
 
@@ -248,6 +252,7 @@ class ControlLink:
                 wait = RENEW_RETRY
             else:
                 self._renewed.set()
+                await self._confirm()  # again, for the store may have been away
                 wait = self._credentials.renewal_wait()
 
     async def _renew(self, peer: Peer) -> None:
@@ -258,7 +263,9 @@ class ControlLink:
         request = CertificateRequest(host_key=public_line(host.key), signature=signature)
         issued = Certificates.model_validate(await peer.call("agent.certify", request))
         space_id, principal, revoked = membership.space_id, credentials.principal, credentials.revoked
-        check_client(read_certificate(issued.client), credentials.user_cas, revoked)
+        client = read_certificate(issued.client)
+        self._clock.compare(client, time.time())  # first: a clock that is far off has the certificate refused
+        check_client(client, credentials.user_cas, revoked)
         check_endpoint(read_certificate(issued.host), credentials.host_cas, space_id, principal, revoked)
         self._home.keep(issued)
         credentials.replace(self._home.identity(), self._home.host())

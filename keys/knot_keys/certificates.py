@@ -39,9 +39,10 @@ RSA_BITS = 2048
 
 
 UNKNOWN_CA = "unknown CA"
+OUT_OF_TIME = ("not yet valid", "expired")
 CLIENT_REASONS = (
-    "wrong kind of certificate", UNKNOWN_CA, "a CA's key as login key", "not yet valid", "expired", "no principals",
-    "revoked", "key type or size", "options other than permit-port-forwarding", "identity",
+    "wrong kind of certificate", UNKNOWN_CA, "a CA's key as login key", *OUT_OF_TIME, "no principals", "revoked",
+    "key type or size", "options other than permit-port-forwarding", "identity",
 )  # fmt: skip
 """What `check_client` refuses for; after a colon it may say more."""
 

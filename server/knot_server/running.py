@@ -24,6 +24,7 @@ from knot_server.http.tls import Tls
 from knot_server.services import HUB_KEY_FILE, Services
 from knot_server.settings import ServerSettings
 from knot_server.store.database import STORE_FILE, Database
+from knot_server.store.journal import JOURNAL_FILE
 from knot_server.usecases.audit import SERVER, Audit
 from knot_server.usecases.users import add_user, record_user
 from knot_ssh.addresses import Address
@@ -35,7 +36,7 @@ from knot_ssh.names import Owner
 
 log = structlog.get_logger(__name__)
 
-FILES = (USER_CA_FILE, HOST_CA_FILE, HUB_KEY_FILE, STORE_FILE)
+FILES = (USER_CA_FILE, HOST_CA_FILE, HUB_KEY_FILE, STORE_FILE, JOURNAL_FILE)
 """What makes a data folder a server's."""
 DRAIN_SECONDS = 5
 """How long requests in progress, and what is being relayed, may take after SIGTERM."""

@@ -10,6 +10,7 @@ from knot_keys.keyring import KeyRing
 from knot_keys.passphrase import Passphrase
 from knot_server.hub.control import Control
 from knot_server.hub.listener import Hub
+from knot_server.hub.relay import RelayBounds
 from knot_server.roster import Roster
 from knot_server.settings import ServerSettings
 from knot_server.store.database import Database
@@ -74,12 +75,25 @@ class Services:
         spaces = Spaces(database, authority, revocations, roster, audit)
         enrolment = Enrolment(database, authority, revocations, audit, lifetime)
         forwarding = Forwarding(database, roster, audit)
-        renaming = Renaming(database, roster, enrolment, forwarding, audit)
         rotations = Rotations(database, authority, hub_key, roster, enrolment, audit)
+        renaming = Renaming(database, roster, enrolment, forwarding, revocations, audit)
         last_seen = LastSeen(database)
+        relaying = RelayBounds(settings.max_relayed, settings.max_held_per_owner)
         registrations = Registrations(roster, forwarding, last_seen)
         control = Control(database, last_seen, roster, enrolment, forwarding, revocations, audit)
-        hub = Hub(plane, authority, hub_key, enrolment, control, revocations, renaming, registrations, audit)
+        hub = Hub(
+            plane,
+            authority,
+            hub_key,
+            enrolment,
+            control,
+            revocations,
+            renaming,
+            registrations,
+            audit,
+            settings.bounds,
+            relaying,
+        )
         rotations.on_change.append(hub.rotated)
         return cls(
             database=database,

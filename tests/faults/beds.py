@@ -83,10 +83,10 @@ def stop_forward(source: AgentOf, local: int) -> None:
     PortsOfServer(source.system.api(source.owner)).stop(source.name, local)
 
 
-def start_agent(system: System, name: str, settings: Settings) -> AgentOf:
+def start_agent(system: System, name: str, settings: Settings, owner: str = "alice") -> AgentOf:
     """A new space with a running agent of these settings."""
-    agent = system.space(name, run=False)
-    agent.start(system.knot("space", "token", name, user="alice"), options=("--config", str(settings_file(agent, settings))))
+    agent = system.space(name, owner, run=False)
+    agent.start(system.knot("space", "token", name, user=owner), options=("--config", str(settings_file(agent, settings))))
     return agent
 
 

@@ -139,6 +139,7 @@ def test_stopped_forward_stays_stopped(own: Site, figure: Figure) -> None:
         figure("stopped, in the server's list too")
 
 
+@pytest.mark.threat(16, "squat a stored forward's port, restart the agent", "`failed` with reason, back < 2 s after it is free")
 @pytest.mark.fault(
     "port in use at restore", "`failed` with its reason <= 1 s, others up <= 2 s, recovers < 2 s after it is free"
 )

@@ -122,6 +122,7 @@ def test_stuck_connections_hold_little(bed: Bed, direction: str, count: int, fig
     assert beside > alone / 2 or count > FEW
 
 
+@pytest.mark.threat(9, "a window of 1 GiB, then stop reading", "memory < 16 MiB")
 @pytest.mark.fault("window of 1 GiB that nobody reads", "memory < 16 MiB")
 def test_greedy_window_costs_little(bed: Bed, figure: Figure) -> None:
     """A peer that grants a window of 1 GiB and stops reading makes the agent hold less than 16 MiB, and is not cut off."""
@@ -138,6 +139,7 @@ def test_greedy_window_costs_little(bed: Bed, figure: Figure) -> None:
     assert held < GREEDY
 
 
+@pytest.mark.threat(10, "200,000 packets of one byte", f"others' p99 < {SOON * 1000:.0f} ms, memory < 16 MiB")
 @pytest.mark.fault("flood of one-byte packets", f"others' p99 < {SOON * 1000:.0f} ms, memory < 16 MiB")
 @steadily
 def test_one_byte_flood_disturbs_nobody(bed: Bed, echo: int, figure: Figure) -> None:

@@ -21,7 +21,7 @@ from asyncssh.packet import Boolean, String, UInt32
 
 from knot_ssh.dataplane.limits import KIB, MIB
 from tests.faults.beds import FULL
-from tests.faults.victims import GREEDY, Victim, steadily
+from tests.faults.victims import GREEDY, SOON, Victim, steadily
 from tests.support.figures import Figure
 from tests.support.load import Load
 from tests.support.rawssh import PACKET, Opened, RawSSH, Refused
@@ -135,6 +135,7 @@ def flood_until_cut_off(peer: RawSSH, most: int, make: Callable[[int], bytes]) -
     return sent
 
 
+@pytest.mark.threat(10, "flood of requests, global and for channels", f"others' p99 < {SOON * 1000:.0f} ms, memory < 16 MiB")
 @pytest.mark.fault("flood of requests on one connection", "others' round trips undisturbed, memory < 16 MiB")
 @pytest.mark.parametrize("flood", [*ANSWERED[1:], forbidden_opens, unanswered], ids=lambda flood: flood.__name__)
 @steadily
@@ -179,6 +180,7 @@ def test_requests_within_an_endless_key_exchange(victim: Victim, flood: Flood) -
     assert watch.growth.peak < GREEDY
 
 
+@pytest.mark.threat(10, "flood of channels to a closed port", f"others' p99 < {SOON * 1000:.0f} ms, memory < 16 MiB")
 @pytest.mark.fault("flood of channels to a closed port", "others' round trips undisturbed, memory < 16 MiB")
 @steadily
 def test_opens_to_a_closed_port(victim: Victim, figure: Figure) -> None:
@@ -193,6 +195,7 @@ def test_opens_to_a_closed_port(victim: Victim, figure: Figure) -> None:
     assert watch.growth.peak < GREEDY
 
 
+@pytest.mark.threat(10, "flood of channels to a silent port", f"others' p99 < {SOON * 1000:.0f} ms, < 1 KiB each and 16 MiB")
 @pytest.mark.fault("flood of channels to a silent port", "others' round trips undisturbed, memory < 16 MiB")
 @steadily
 def test_opens_to_a_silent_port(victim: Victim, figure: Figure) -> None:
@@ -260,6 +263,7 @@ def test_channels_that_are_opened_and_closed_at_once(victim: Victim) -> None:
     assert watch.growth.peak < GREEDY
 
 
+@pytest.mark.threat(10, "storm of key exchanges after the login", f"others' p99 < {SOON * 1000:.0f} ms")
 @pytest.mark.fault("storm of key exchanges", "others' round trips undisturbed")
 @steadily
 def test_rekey_storm(victim: Victim, figure: Figure) -> None:
@@ -300,8 +304,9 @@ def test_packets_of_strangers_are_small(victim: Victim) -> None:
         assert peer.has_ended(CONSEQUENCE)
 
 
+@pytest.mark.threat(9, f"{MANY_GREEDY} connections, each with a window of 1 GiB that nobody reads", "together < 64 MiB")
 @steadily
-def test_many_greedy_connections(victim: Victim) -> None:
+def test_many_greedy_connections(victim: Victim, figure: Figure) -> None:
     """Many connections that each grant 1 GiB and do not read cost the agent no more than all peers together may,
     and streams of others beside them arrive whole."""
     with service() as listener, victim.unharmed() as watch, contextlib.ExitStack() as stack:
@@ -312,7 +317,7 @@ def test_many_greedy_connections(victim: Victim) -> None:
             socks.append(stack.enter_context(sock))
         taken = push(socks, 2**30)
         peak = watch.growth.peak
-        print(f"\n{MANY_GREEDY} connections that do not read: {taken / MIB:.0f} MiB sent; {watch.growth}")
+        figure(f"{taken / MIB:.0f} MiB sent by services, most of it in the kernel; {watch.growth}")
         watch.trips.look_away()
         with Load("swarm", str(victim.local), str(STREAMS), str(STREAM)) as swarm:
             swarm.line()

@@ -30,6 +30,7 @@ def own(order: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
         yield made
 
 
+@pytest.mark.threat(7, "the relay flips, drops, repeats, swaps, cuts bytes", "no altered byte delivered, reset, served again")
 @pytest.mark.fault("the hub alters what it relays", "no altered byte delivered, reset at both ends, served again")
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("way", WAYS)

@@ -371,10 +371,14 @@ def test_hostile_words_stay_in_their_line(system: System, story: Story) -> None:
     """Whatever a stranger says, a record is one line of printable ASCII, for people and as JSON."""
     host, _, port = system.http_address.partition(":")
     with socket.create_connection((host, int(port))) as sock:
-        sock.sendall(b"GET /api/spaces/%0a%1b%5b2J%e2%80%ae%7f%00%22 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        sock.sendall(
+            b"GET /space-io/%0a%1b%5b2J%e2%80%ae%7f%00%22/port/list HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        )
         while sock.recv(4096):
             pass
-    records = until(lambda: read(system, "--event", "refused"), SECONDS)
+    [refused] = story.news("refused")
+    assert "\n\x1b[2J\u202e\x7f\x00" in refused["path"]
+    records = read(system, "--event", "refused")
     for form in ([], ["--json"]):
         text = system.run("audit", "--event", "refused", "--since", "1h", *form, user="admin").stdout
         lines = text.removesuffix("\n").split("\n")

@@ -22,6 +22,7 @@ from knot_ssh.addresses import Address
 from knot_ssh.listening import bind, bound_address
 from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, Zone
 from knot_ssh.wire import Membership
+from tests.support.figures import Figure
 from tests.support.planes import stock_plane
 from tests.support.services import answering, serving
 
@@ -95,8 +96,9 @@ async def test_expired_certificate_opens_no_channel(tmp_path: Path) -> None:
             assert not connection.lost
 
 
+@pytest.mark.threat(2, "owner or zone changes while a connection is open", "no channel opens any more")
 @pytest.mark.parametrize("principal", [Principal(Owner("bob"), Zone("eu")), Principal(Owner("alice"), Zone("us"))])
-async def test_other_owner_or_zone_opens_no_channel(tmp_path: Path, principal: Principal) -> None:
+async def test_other_owner_or_zone_opens_no_channel(tmp_path: Path, principal: Principal, figure: Figure) -> None:
     """When the endpoint's own owner or zone is no longer the client's, the open connection opens nothing more."""
     bench = Bench(tmp_path, lifetime=3600)
     with serving(answering(b"x")) as port:
@@ -105,6 +107,7 @@ async def test_other_owner_or_zone_opens_no_channel(tmp_path: Path, principal: P
             moved = {"owner": principal.owner, "zone": principal.zone}
             bench.credentials.membership = bench.credentials.membership.model_copy(update=moved)
             assert not await opens(connection, port)
+    figure("one channel before, none after")
 
 
 async def test_revoked_key_is_cut(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Pair
 from tests.faults.beds import FULL
+from tests.support.figures import Figure
 from tests.support.services import answering, ask, connect, echo, free_port, outcome, read_all, serving
 from tests.support.system import System, running_system
 from tests.support.waiting import until
@@ -179,7 +180,8 @@ def test_deleted_space_is_cut_off_at_once(pair: Pair) -> None:
     pair.frontend.knot("port", "stop", str(into))
 
 
-def test_a_new_space_of_the_same_name_is_another(pair: Pair) -> None:
+@pytest.mark.threat(22, "a space is deleted, another of its name is made", "the forward says that its target is gone")
+def test_a_new_space_of_the_same_name_is_another(pair: Pair, figure: Figure) -> None:
     """A forward stays with the space it was made for: a re-created name does not inherit it."""
     first = pair.system.space("phoenix")
     local = free_port()
@@ -193,6 +195,7 @@ def test_a_new_space_of_the_same_name_is_another(pair: Pair) -> None:
         listing = json.loads(pair.frontend.knot("port", "list", "--json"))["forwards"]
         assert next(f["reason"] for f in listing if f["local_port"] == local) == "target gone"
         assert ask(local) == b""
+    figure("failed: target gone, no byte from the other")
     pair.frontend.knot("port", "stop", str(local))
 
 

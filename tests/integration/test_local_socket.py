@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Pair
+from tests.support.figures import Figure
 from tests.support.system import AgentOf
 
 NOBODY = pwd.getpwnam("nobody")
@@ -51,17 +52,20 @@ def started(pair: Pair, folder: Path, name: str, config: str) -> AgentOf:
     return agent
 
 
-def test_other_users_are_refused(pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.threat(14, "another user connects to the socket", "refused by folder and socket")
+def test_other_users_are_refused(pair: Pair, tmp_path: Path, figure: Figure) -> None:
     """Without configuration folder and socket are the agent's own, and another user gets nothing."""
     agent = started(pair, tmp_path, "closed", "")
     assert stat.S_IMODE(agent.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((agent.folder / "agent.sock").stat().st_mode) == 0o600
     result = ask_as_nobody(agent)
+    figure("PermissionError, nothing read")
     assert "PermissionError" in result.stderr
     assert result.stdout == ""
 
 
-def test_uid_is_checked_even_where_files_are_open(pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.threat(14, "the same where folder and socket were opened to all", "refused by uid")
+def test_uid_is_checked_even_where_files_are_open(pair: Pair, tmp_path: Path, figure: Figure) -> None:
     """Open file modes alone let nobody in: the kernel's word on the peer decides."""
     agent = started(pair, tmp_path, "opened", "")
     agent.folder.chmod(0o711)
@@ -69,7 +73,7 @@ def test_uid_is_checked_even_where_files_are_open(pair: Pair, tmp_path: Path) ->
     result = ask_as_nobody(agent)
     assert result.stdout == ""
     assert agent.running is not None
-    agent.running.wait_for("local user refused")
+    figure(agent.running.wait_for("local user refused").split(" ", 2)[2])
 
 
 @pytest.mark.parametrize("config", ["socket_users: [nobody]\n", f"socket_group: {NOBODYS_GROUP}\n"])

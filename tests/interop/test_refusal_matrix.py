@@ -13,6 +13,7 @@ import paramiko
 import pytest
 
 from tests.conftest import Pair
+from tests.support.figures import Figure
 from tests.support.forgery import Forge, Made, copied_from, host_ca, host_certificate_of, own_ca, plain_key, signed, user_ca_key
 from tests.support.services import Ends, serving
 from tests.support.system import Running
@@ -164,15 +165,17 @@ def lab(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(pair, tmp_path_factory.mktemp("matrix"))
 
 
+@pytest.mark.threat(3, "wrong principals, options, dates, CAs, kinds of certificate", "refused, with the reason")
 @pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
 @pytest.mark.parametrize("name", [*CASES, *OF_AGENTS])
-def test_refused(lab: Lab, door: Door, name: str) -> None:
+def test_refused(lab: Lab, figure: Figure, door: Door, name: str) -> None:
     """ssh is refused, the service sees no connection, and the log has the reason."""
     case = lab.cases[name]
     keeper = door.keeper(lab.pair)
     assert keeper is not None
     before = len(keeper.lines())
     result, seen = door.open(lab, lab.key(name, case.make))
+    figure("refused, the service sees nothing")
     assert (result.returncode, result.stdout, seen) == (255, b"", [])
     said = [*result.stderr.decode().splitlines(), *keeper.lines()[before:]]
     assert any(door.reason(case) in line for line in said), said

@@ -229,13 +229,17 @@ def _spaces(services: Services) -> APIRouter:
 
     @routes.patch(
         "/api/spaces/{space_id}",
-        summary="Rename a space",
+        summary="Rename or move a space",
         responses=answers({**SPACE, "name": "api"}, 400, 401, 404, 409),
         openapi_extra=body({"name": "api"}),
     )
     async def change_space(space_id: SpaceInPath, body: SpaceChange, actor: Actor = FULL) -> SpaceInfo:
-        """Give a space another name; its forwards and open connections go on."""
-        space = await services.renaming.rename(actor, space_id, body.name)
+        """Give a space another name, or move it to another zone.
+
+        Under another name its forwards and open connections go on. In another zone its certificates are void, what is open to
+        and from it ends, and forwards across the border fail; its agent is certified anew.
+        """
+        space = await services.renaming.change(actor, space_id, name=body.name, zone=body.zone)
         return SpaceInfo.of(space, running=is_running(space))
 
     @routes.delete("/api/spaces/{space_id}", summary="Delete a space", responses=answers(DONE, 400, 401, 404))

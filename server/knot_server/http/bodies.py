@@ -17,6 +17,7 @@ from pydantic import (
     RootModel,
     StrictBool,
     StrictInt,
+    model_validator,
 )
 
 from knot_keys.keyring import Phase, Step
@@ -83,8 +84,26 @@ class NewSpace(Message):
     zone: Zone
 
 
+def _never_null(schema: dict[str, Any]) -> None:
+    """At least one key, and what is there is not null."""
+    schema["minProperties"] = 1
+    for name, described in schema["properties"].items():
+        [kind] = [choice for choice in described.pop("anyOf") if choice != {"type": "null"}]
+        schema["properties"][name] = kind | {key: value for key, value in described.items() if key != "default"}
+
+
 class SpaceChange(Message):
-    name: SpaceName
+    model_config = ConfigDict(json_schema_extra=_never_null)
+
+    name: SpaceName | None = Field(default=None, description="What it is to be called; as it is if left out.")
+    zone: Zone | None = Field(default=None, description="Where it is to lie; where it is if left out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_something(cls, given: object) -> object:
+        if isinstance(given, dict) and (not given or None in given.values()):
+            raise ValueError("give a name, a zone or both")
+        return given
 
 
 class NewToken(Message):

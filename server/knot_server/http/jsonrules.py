@@ -15,6 +15,8 @@ from knot_ssh.errors import BadInput
 
 DIGITS_MAX = 20
 """Digits of a number: what 64 bits hold. Converting longer ones takes quadratic time."""
+KEYS_MAX = 64
+"""Keys of one object; ours have ten at most. Each that is unknown costs the validation some 1.2 KiB of memory."""
 _STRINGS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 """Also one without an end, which would otherwise be looked for again from each quote in it."""
 _OTHER = re.compile(r"[^\[\]{}]+")
@@ -42,6 +44,8 @@ def _depth(text: str) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > KEYS_MAX:
+        raise BadInput(f"an object in the body has more than {KEYS_MAX} keys")
     found = dict(pairs)
     if len(found) != len(pairs):
         raise BadInput("an object in the body has the same key twice")

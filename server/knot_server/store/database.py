@@ -19,6 +19,8 @@ from sqlalchemy import URL, Connection, event, text
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from knot_server.store.catchingup import catch_up, entries, watch
+from knot_server.store.journal import Journal
 from knot_ssh.errors import KnotError, StoreUnavailable
 from knot_ssh.files import create_private_file, read_secret
 
@@ -30,13 +32,15 @@ BUSY_SECONDS = 5
 class Database:
     """An open store."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, journal: Journal) -> None:
         self._engine = engine
+        self._journal = journal
 
     @classmethod
     async def create(cls, folder: Path) -> Database:
-        """Make a new store file, 0600, and its tables; raises FileExistsError where there is one."""
+        """Make a new store file and its journal, 0600, and the tables; raises FileExistsError where there is one."""
         create_private_file(folder / STORE_FILE, b"")
+        Journal.create(folder)
         return await cls._migrated(folder / STORE_FILE)
 
     @classmethod
@@ -49,6 +53,7 @@ class Database:
 
     @classmethod
     async def _migrated(cls, file: Path) -> Database:
+        journal = Journal.open(file.parent)
         engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(file)))
         _teach_sqlite(engine)
         try:
@@ -56,13 +61,16 @@ class Database:
                 await connection.run_sync(_check)
                 await connection.run_sync(_migrate)
                 await connection.commit()
+            async with AsyncSession(engine) as session:
+                await catch_up(session, journal.entries)
+                await session.commit()
         except (SQLAlchemyError, CommandError) as error:
             await engine.dispose()
             raise KnotError(f"the store {file} cannot be used: {_reason(error)}; put a copy of it back") from None
         except BaseException:
             await engine.dispose()
             raise
-        return cls(engine)
+        return cls(engine, journal)
 
     @property
     def kind(self) -> str:
@@ -80,9 +88,12 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:
-        """A transaction that is committed at the end, or not at all."""
+        """A transaction that is committed at the end, or not at all; what must last is in the journal before."""
         async with self._session(write=True) as session:
+            lasting = watch(session)
             yield session
+            await session.flush()
+            await self._journal.keep(await entries(session, lasting))
             await session.commit()
 
     async def ping(self) -> None:

@@ -29,7 +29,7 @@ ROUTINE = (*STRANGERS, Event.CERTIFIED, Event.LINK_OPENED, Event.RELAYED, Event.
 """What agents and people cause as long as they work, or as often as they like."""
 SHARES = ((STRANGERS, 0.25), (ROUTINE, 0.75), (tuple(Event), 1.0))
 """Of all records there may be, the part that these may take up."""
-KEEP_SECONDS = 60.0
+KEEP_SECONDS = 300.0
 """Seconds between two looks at what is too old or too much."""
 STEP = 500
 """Records dropped in one transaction, some milliseconds, for which others who write wait."""
@@ -48,7 +48,7 @@ class Keeping:
     now: Callable[[], float] = time.time
 
     async def run(self) -> None:
-        """Do so once a minute, until cancelled."""
+        """Do so again and again, until cancelled."""
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             try:
@@ -66,7 +66,7 @@ class Keeping:
             gone += await self._drop(AuditRecord.event.in_([str(event) for event in events]), AuditRecord.id, too_many)
 
     async def _counts(self) -> dict[str, int]:
-        """How many there are of each kind, by the index alone: 0.1 s for a million."""
+        """How many there are of each kind, by the index alone: some 0.2 s for a million."""
         question = select(AuditRecord.event, func.count()).group_by(AuditRecord.event)
         async with self.database.reading() as session:
             return {row[0]: row[1] for row in await session.execute(question)}

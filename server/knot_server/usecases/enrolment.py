@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 import asyncssh
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_keys.authority import Authority
@@ -17,6 +17,7 @@ from knot_keys.jointoken import matches
 from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, is_proof
 from knot_server.actor import Actor
+from knot_server.store.catchingup import use_up
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
 from knot_server.usecases.audit import Audit, Event
@@ -99,7 +100,8 @@ class Enrolment:
                 if before != now:
                     raise JoinRefused(f"another machine has joined as {space.name} since; {retry}")
             else:
-                await _consume(session, token_id, retry)
+                if not await use_up(session, token_id):
+                    raise JoinRefused(f"that join token was used already; {retry}")
                 session.add(JoinUse(token_id=token_id, fingerprint=shown))
                 self._audit.record(
                     session,
@@ -312,19 +314,6 @@ def _importable(key_line: str) -> asyncssh.SSHKey:
     if not is_acceptable(key):
         raise BadInput(f"public_key: this {key.get_algorithm()} key is not accepted; use ed25519")
     return key
-
-
-async def _consume(session: AsyncSession, token_id: str, retry: str) -> None:
-    """Take one use of the token, in one statement, so that of two who try only one succeeds."""
-    taken = await session.execute(
-        update(JoinToken)
-        .where(JoinToken.id == token_id, JoinToken.uses_left > 0)
-        .values(uses_left=JoinToken.uses_left - 1)
-        .execution_options(synchronize_session=False)
-    )
-    assert isinstance(taken, CursorResult)
-    if taken.rowcount != 1:
-        raise JoinRefused(f"that join token was used already; {retry}")
 
 
 def _agent(space: Space) -> Actor:

@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, select
 
 from knot_server.store.database import STORE_FILE, Database
+from knot_server.store.journal import JOURNAL_FILE
 from knot_server.store.schema import Base, Space, User
 from knot_ssh.errors import KnotError, LooseFile, StoreUnavailable
 
@@ -81,13 +82,13 @@ def test_a_difference_would_be_seen(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("loose_umask")
 async def test_files_are_private(tmp_path: Path) -> None:
-    """The store and the files that SQLite puts beside it are 0600 under any umask."""
+    """The store, and the files that lie beside it, are 0600 under any umask."""
     database = await Database.create(tmp_path)
     async with database.writing() as session:
         session.add(ann())
     modes = modes_in(tmp_path)
     await database.close()
-    assert modes == {STORE_FILE: 0o600, f"{STORE_FILE}-wal": 0o600, f"{STORE_FILE}-shm": 0o600}
+    assert modes == dict.fromkeys((STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm", JOURNAL_FILE), 0o600)
 
 
 async def test_what_was_written_is_there_again(tmp_path: Path) -> None:
@@ -248,5 +249,5 @@ async def test_folder_with_odd_characters(tmp_path: Path) -> None:
     folder = tmp_path / "a?b#c%20d e"
     folder.mkdir()
     await (await Database.create(folder)).close()
-    assert set(modes_in(folder)) == {STORE_FILE}
+    assert set(modes_in(folder)) == {STORE_FILE, JOURNAL_FILE}
     assert (folder / STORE_FILE).stat().st_size > 0

@@ -1,0 +1,62 @@
+"""What `ssh-audit` says of a hub and an endpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knot_keys.connections import POST_QUANTUM
+from knot_ssh.addresses import Address
+from tests.conftest import Pair
+from tests.support.figures import Figure
+
+AUDIT = Path(sys.executable).with_name("ssh-audit")
+SECONDS = 60
+KINDS = ("kex", "key", "enc", "mac")
+STRICT = "kex-strict-s-v00@openssh.com"
+"""Offers strict key exchange, which is what Terrapin (CVE-2023-48795) fails at."""
+NOT_POST_QUANTUM = "does not provide protection against post-quantum attacks"
+LEFT = {(name, NOT_POST_QUANTUM) for name in ("curve25519-sha256", "curve25519-sha256@libssh.org")}
+"""What it warns of: OpenSSH before 9.9 and paramiko before 5 have nothing better in common with us."""
+
+
+def endpoint(pair: Pair) -> tuple[str, int]:
+    return pair.backend.endpoint()
+
+
+def hub(pair: Pair) -> tuple[str, int]:
+    address = Address.parse(pair.system.hub)
+    return address.host, address.port
+
+
+def audited(host: str, port: int) -> dict[str, Any]:
+    """Its report; the exit code says no more than that."""
+    command = [str(AUDIT), "--json", "--port", str(port), host]
+    report: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, timeout=SECONDS, check=False).stdout)
+    return report
+
+
+def said(report: dict[str, Any], level: str) -> set[tuple[str, str]]:
+    """What it notes of algorithms at this level, with the algorithm's name."""
+    return {(found["algorithm"], note) for kind in KINDS for found in report[kind] for note in found["notes"].get(level, ())}
+
+
+@pytest.mark.threat(12, "ssh-audit asks for every algorithm", "no [fail], no [warn] but for old clients, strict key exchange")
+@pytest.mark.parametrize("where", [hub, endpoint], ids=lambda where: where.__name__)
+def test_no_weak_algorithm(pair: Pair, figure: Figure, where: Callable[[Pair], tuple[str, int]]) -> None:
+    """Nothing that is offered is broken or weak; post-quantum key exchange comes first where the library has it."""
+    report = audited(*where(pair))
+    failures, warnings = said(report, "fail"), said(report, "warn")
+    figure(f"{len(failures)} failures, {len(warnings - LEFT)} warnings, and {len(warnings & LEFT)} for curve25519 alone")
+    assert failures == set()
+    assert warnings <= LEFT
+    assert report["cves"] == []
+    offered = [found["algorithm"] for found in report["kex"]]
+    assert STRICT in offered
+    assert offered[: len(POST_QUANTUM)] == POST_QUANTUM
