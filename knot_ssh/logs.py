@@ -69,7 +69,7 @@ def configure_logs() -> None:
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns once for each write to a peer that has hung up
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns once for each request that is no HTTP
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 

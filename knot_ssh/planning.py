@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from knot_ssh.errors import KnotError, NotRunning
 from knot_ssh.names import Port
-from knot_ssh.wire import ApplyError, ForwardOrder, WantedForward
+from knot_ssh.wire import ApplyError, ForwardOrder, Target, WantedForward
 
+TARGET_GONE, OTHER_ZONE = "target gone", "other zone"
 Obstacle = Callable[[WantedForward], KnotError | None]
 """Why a forward cannot be made; None when nothing is in the way. Of several reasons the first that `forward` would give."""
 
@@ -51,6 +52,13 @@ def target_obstacle(wanted: WantedForward) -> KnotError | None:
     if target.running or wanted.force:
         return None
     return NotRunning(f"the target space {target.name!r} is not running; --force makes the forward all the same")
+
+
+def absence(target: Target) -> str:
+    """Why a target will not be there, in the words that lists show; nothing when it may be."""
+    if target.moved:
+        return OTHER_ZONE
+    return TARGET_GONE if target.gone else ""
 
 
 def source_obstacle(order: ForwardOrder, space: str) -> KnotError | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ import asyncssh
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from knot_ssh.buckets import Bucket
 from knot_ssh.errors import BadInput, KnotError, Unavailable, error_for
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import first_complaint
@@ -30,6 +32,12 @@ CALLS_AT_ONCE = 64
 CALLS_WAITING = 1024
 """Requests of one peer in all; further ones are refused. (Reading on matters: an answer that one of our own calls waits
 for may stand behind any number of requests.)"""
+CALL_RATE = 200
+CALL_BURST = 5000
+"""Requests a second of one peer, and at once: an agent asks for each of its targets when it starts. Beyond, it is read more
+slowly."""
+MESSAGE_NESTING = 16
+"""Levels of objects and lists in one message; the deepest of ours has seven."""
 CALL_TIMEOUT = 15.0
 """Seconds that a caller waits for an answer."""
 
@@ -63,6 +71,7 @@ class Peer:
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._room = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._rate = Bucket(CALL_RATE, CALL_BURST, time.monotonic())
         self._closed = False
 
     async def call(self, method: str, params: BaseModel | None = None, *, timeout: float = CALL_TIMEOUT) -> Any:
@@ -121,16 +130,23 @@ class Peer:
             message = json.loads(line)
         except (ValueError, RecursionError):
             message = None
-        if not isinstance(message, dict):
+        if not isinstance(message, dict) or is_deeper(message, MESSAGE_NESTING):
             await self._send_error(None, PARSE_ERROR, "that is no JSON object")
         elif "method" not in message:
             self._settle(message)
+            return
         elif self._methods.get(str(message["method"])) is None:
             await self._refuse(message, METHOD_NOT_FOUND, KnotError("there is no such method"))
         elif len(tasks) >= CALLS_WAITING:
             await self._refuse(message, KNOT_ERROR, Unavailable("too many requests at once; try again"))
         else:
             tasks.start(self._answer(message))
+        await self._slow_down()
+
+    async def _slow_down(self) -> None:
+        """Read on later from who asks too much."""
+        if wait := self._rate.take(time.monotonic()):
+            await asyncio.sleep(wait)
 
     def _settle(self, message: dict[str, Any]) -> None:
         """Give a waiting call its answer; an answer nobody waits for any more is dropped."""
@@ -174,6 +190,14 @@ class Peer:
             await self._writer.drain()
         except (OSError, asyncssh.Error):
             self.close()
+
+
+def is_deeper(value: object, levels: int) -> bool:
+    """Whether this JSON value has more levels of objects and lists than these."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if inner is None:
+        return False
+    return levels == 0 or any(is_deeper(one, levels - 1) for one in inner)
 
 
 def _checked(model: type[BaseModel], params: object) -> BaseModel:

@@ -241,6 +241,7 @@ class Target(Message):
     addresses: list[str] = Field(description="host:port, where the agent says its endpoint can be dialled.")
     running: StrictBool
     gone: StrictBool = Field(default=False, description="The space was deleted; only its name is remembered.")
+    moved: StrictBool = Field(default=False, description="It is gone from this zone, and lies in another one now.")
 
 
 class ForwardOrder(Message):
@@ -337,6 +338,12 @@ class Membership(Message):
             return fields
         others = {name: value for name, value in fields.items() if name not in ("user_ca", "host_ca")}
         return others | {"user_cas": [fields["user_ca"]], "host_cas": [fields.get("host_ca")]}
+
+
+class HostKey(Message):
+    """A host key that an agent is to show, or has made for that (an OpenSSH public key line)."""
+
+    public_key: str = Field(max_length=2048)
 
 
 class Trust(Message):

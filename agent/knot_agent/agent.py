@@ -32,7 +32,7 @@ from knot_keys.jointoken import JoinToken
 from knot_ssh import __version__
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.errors import BadInput, JoinRefused, LooseFile, NotFound, PortTaken
+from knot_ssh.errors import BadInput, JoinRefused, LooseFile, NotFound, OtherZone, PortTaken
 from knot_ssh.listening import bound_address, listen_on
 from knot_ssh.local import SOCKET_FILE
 from knot_ssh.names import SpaceId
@@ -53,6 +53,7 @@ from knot_ssh.wire import (
     ForwardStarted,
     ForwardStatus,
     Hello,
+    HostKey,
     Membership,
     Nothing,
     OnSpace,
@@ -113,6 +114,7 @@ class Agent:
         file: SettingsFile | None = None,
     ) -> None:
         self._settings = settings
+        self._home = home
         self._sock = sock
         self._credentials = Credentials(membership, home.identity(), home.host())
         self._memory = Memory(home.folder, membership.space_id)
@@ -126,7 +128,7 @@ class Agent:
         self._filed = FiledForwards(
             file, membership.space_id, self._forwards, self._memory, self._locate, self._witness.forward
         )
-        self._endpoint = Endpoint(plane, self._credentials, settings.allow, self._witness)
+        self._endpoint = Endpoint(plane, self._credentials, settings.allow, settings.bounds, self._witness)
         self._control = ControlLink(
             plane, hub, home, self._credentials, self._for_hub(), self._hello, self._welcomed, self._endpoint.take_relayed
         )
@@ -219,6 +221,8 @@ class Agent:
             "forward.apply": (ApplyOrder, self._apply),
             "forward.list": (Nothing, self._list),
             "membership.changed": (Membership, self._membership_changed),
+            "host_key.prepare": (Nothing, self._prepare_host_key),
+            "host_key.activate": (HostKey, self._activate_host_key),
             "target.changed": (Target, self._target_changed),
             "keys.listed": (Revoked, self._listed),
             "keys.revoked": (Revoked, self._revoked),
@@ -246,6 +250,13 @@ class Agent:
         await self._settled.wait()
         await self._control.change(membership)
 
+    async def _prepare_host_key(self, _request: Nothing) -> HostKey:
+        return HostKey(public_key=self._home.prepare_host_key())
+
+    async def _activate_host_key(self, key: HostKey) -> None:
+        await self._settled.wait()
+        await self._control.change_host_key(key.public_key)
+
     async def _target_changed(self, target: Target) -> None:
         await self._settled.wait()
         self._links.update(target)
@@ -270,7 +281,7 @@ class Agent:
         """Where the target of a link is; one that is gone may be another one by now for the settings file."""
         try:
             return await self._locate(space_id)
-        except NotFound:
+        except (NotFound, OtherZone):
             self._filed.missed(space_id)
             raise
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from knot_agent.clock import Clock
 from knot_agent.credentials import Credentials
 from knot_agent.home import Home
-from knot_keys.certificates import check_client, check_endpoint, check_hub, read_certificate
+from knot_keys.certificates import UNKNOWN_CA, check_client, check_endpoint, check_hub, read_certificate
 from knot_keys.connections import ClientConnection, ForwardedFrom, HostRefused, close, connect
 from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, prove
@@ -41,6 +41,12 @@ STEADY = 5.0
 """Seconds a connection must have lived for the next one to be made without much waiting."""
 SHORT_LIVES_WAIT = 3.0
 """Seconds between connections at most that do not last."""
+
+MISSED = (
+    ". Where this is our hub, its CA was changed while this agent was away: "
+    "join again with a token from `knot space token NAME`"
+)
+"""What to do about a hub whose certificate is by a CA that we do not know."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Introduce = Callable[[str], Hello]
@@ -104,7 +110,7 @@ class ControlLink:
         self._farewell = reason
 
     async def change(self, membership: Membership) -> None:
-        """Our space has another name, or other CAs are trusted. All that is open goes on.
+        """Our space has another name, or zone, or other CAs are trusted. All that is open within the zone goes on.
 
         Under a new name wait until we are certified under it. (The hub relays to us under it by itself.) By another CA we are
         certified soon, but not all the fleet at once.
@@ -114,6 +120,14 @@ class ControlLink:
         if not self._credentials.is_signed:
             asyncio.get_running_loop().call_later(random.uniform(0, self.spread), self._renewal_due.set)
         while not self._credentials.is_named:
+            self._renewed.clear()
+            self._renewal_due.set()
+            await self._renewed.wait()
+
+    async def change_host_key(self, line: str) -> None:
+        """Show the host key that was prepared: wait until it is certified. Live connections keep the key they began with."""
+        self._home.activate_host_key(line)
+        while public_line(self._credentials.host.key) != line:
             self._renewed.clear()
             self._renewal_due.set()
             await self._renewed.wait()
@@ -158,7 +172,7 @@ class ControlLink:
         except asyncssh.PermissionDenied:
             raise KeyRefused from None
         except HostRefused as error:
-            raise Unavailable(str(error)) from None
+            raise Unavailable(f"{error}{MISSED if str(error).endswith(UNKNOWN_CA) else ''}") from None
 
     async def _converse(self, connection: ClientConnection) -> None:
         """Say hello, be certified in time, and serve until the connection ends."""
@@ -215,6 +229,8 @@ class ControlLink:
         self._credentials.enter(membership)
         if membership.user_cas != before.user_cas or membership.host_cas != before.host_cas:
             log.info("trust changed", user_cas=_shown(membership.user_cas), host_cas=_shown(membership.host_cas))
+        if membership.zone != before.zone:
+            log.info("space moved", before=before.zone, zone=membership.zone)
         if membership.space != before.space:
             log.info("space renamed", before=before.space, space=membership.space)
 
@@ -236,6 +252,7 @@ class ControlLink:
                 wait = RENEW_RETRY
             else:
                 self._renewed.set()
+                await self._confirm()  # again, for the store may have been away
                 wait = self._credentials.renewal_wait()
 
     async def _renew(self, peer: Peer) -> None:

@@ -26,8 +26,8 @@ RENEW_JITTER = 0.1
 
 @dataclass(slots=True)
 class Credentials:
-    """The agent's identity. Listeners hear of new certificates, of a new list of what is revoked or another owner or zone, and
-    when that list has become too old."""
+    """The agent's identity. Listeners hear of new certificates, of a new list of what is revoked, that the space has moved to
+    another zone, and when that list has become too old."""
 
     membership: Membership
     identity: Credential
@@ -36,6 +36,7 @@ class Credentials:
     on_certificates: list[Callable[[], None]] = field(default_factory=list)
     on_revocations: list[Callable[[], None]] = field(default_factory=list)
     on_trust: list[Callable[[], None]] = field(default_factory=list)
+    on_moved: list[Callable[[], None]] = field(default_factory=list)
     on_outdated: list[Callable[[], None]] = field(default_factory=list)
     is_current: Callable[[], bool] = lambda: True
     """Whether what we know of revocations is recent enough to let anybody in by it."""
@@ -112,6 +113,9 @@ class Credentials:
         before, self.membership = self.membership, membership
         if _trusted(membership) != _trusted(before):
             for listener in self.on_trust:
+                listener()
+        if (before.owner, before.zone) != (membership.owner, membership.zone):
+            for listener in self.on_moved:
                 listener()
 
     def replace(self, identity: Credential, host: Credential) -> None:

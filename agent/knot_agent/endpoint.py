@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import asyncssh
 import structlog
+from asyncssh.public_key import SSHOpenSSHCertificate
 
 from knot_agent.credentials import Credentials
 from knot_agent.destinations import destinations
 from knot_agent.relaying import Inlet
 from knot_agent.witness import Witness
+from knot_keys.bounds import Bounds
 from knot_keys.certificates import UNKNOWN_CA, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import ClientConnection, Doorkeeper, ServerConnection, Shown, close, server_options
+from knot_keys.entrance import Entrance
 from knot_keys.permission import OUTDATED, must_end, outlives_its_ca, refuse_client
 from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
@@ -26,6 +30,7 @@ from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.dialling import Dial
 from knot_ssh.dataplane.plane import Closeable, DataPlane
+from knot_ssh.dataplane.shares import Shares
 from knot_ssh.dataplane.windows import Budget
 from knot_ssh.logs import Sparing
 from knot_ssh.tasks import Tasks
@@ -34,6 +39,9 @@ log = structlog.get_logger(__name__)
 
 UNAUTHENTICATED_MAX = 256
 """Connections that have not logged in yet; some 17 KB each."""
+ENDPOINT_BOUNDS = Bounds(UNAUTHENTICATED_MAX)
+
+PLAIN_KEY = "a plain key"
 
 
 @dataclass(slots=True)
@@ -43,13 +51,20 @@ class Rules:
     plane: DataPlane
     credentials: Credentials
     allow: Collection[str]
+    bounds: Bounds = ENDPOINT_BOUNDS
     connected: set[EndpointDoorkeeper] = field(default_factory=set)
     channels: Channels = field(default_factory=Channels)
     tally: Tally = field(default_factory=Tally)
-    room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
-    turnstile: Turnstile = field(default_factory=Turnstile)
+    room: WaitingRoom = field(init=False)
+    turnstile: Turnstile = field(init=False)
+    shares: Shares = field(init=False)
     tasks: Tasks = field(default_factory=Tasks)
     witness: Witness = field(default_factory=Witness)
+
+    def __post_init__(self) -> None:
+        self.room = WaitingRoom(self.bounds.unauthenticated)
+        self.turnstile = Turnstile(self.bounds.key_exchanges)
+        self.shares = Shares(self.plane.limits)
 
     @property
     def budget(self) -> Budget:
@@ -72,11 +87,17 @@ class Endpoint:
     """Takes connections from a socket that is bound already, and those that come through the hub."""
 
     def __init__(
-        self, plane: DataPlane, credentials: Credentials, allow: Collection[str], witness: Witness | None = None
+        self,
+        plane: DataPlane,
+        credentials: Credentials,
+        allow: Collection[str],
+        bounds: Bounds = ENDPOINT_BOUNDS,
+        witness: Witness | None = None,
     ) -> None:
-        self._rules = Rules(plane, credentials, allow, witness=witness or Witness())
+        self._rules = Rules(plane, credentials, allow, bounds, witness=Witness() if witness is None else witness)
         self._options: Any = None
         self._listener: Closeable | None = None
+        self._entrance: Entrance | None = None
         self._accepting = False
 
     async def serve(self, sock: socket.socket | None) -> None:
@@ -84,14 +105,17 @@ class Endpoint:
 
         Host certificate and revocations are followed from then on.
         """
-        plane, credentials = self._rules.plane, self._rules.credentials
-        self._options = await server_options(plane, lambda: EndpointDoorkeeper(self._rules), credentials.host)
+        plane, credentials, bounds = self._rules.plane, self._rules.credentials, self._rules.bounds
+        keeper = partial(EndpointDoorkeeper, self._rules)
+        self._options = await server_options(plane, keeper, credentials.host, bounds.login_timeout)
         self._accepting = True
         if sock:
-            self._listener = plane.serve(sock, self._connection)
+            self._entrance = Entrance(self._accept, bounds.unauthenticated, bounds.login_timeout, bounds.connections)
+            self._listener = plane.listen(sock, self._entrance.come)
         credentials.on_certificates.append(self._show_new_certificate)
         credentials.on_revocations.append(self._cut_revoked)
         credentials.on_trust.append(self._cut_distrusted)
+        credentials.on_moved.append(self._cut_revoked)
         credentials.on_outdated.append(self._cut_all)
 
     def take_relayed(self, hub: ClientConnection) -> tuple[Channel, Inlet]:
@@ -105,6 +129,8 @@ class Endpoint:
         self._accepting = False
         if self._listener:
             self._listener.close()
+        if self._entrance:
+            self._entrance.close()
 
     async def wait_idle(self) -> None:
         """Wait until every forwarded connection has ended, and its last byte is with the kernel."""
@@ -117,11 +143,8 @@ class Endpoint:
         self._rules.channels.abort()
         await self._rules.tasks.cancel()
 
-    def _connection(self) -> ServerConnection:
-        return ServerConnection(self._rules.plane, self._options)
-
     def _accept(self, sock: socket.socket) -> None:
-        self._rules.plane.accept(sock, self._connection())
+        self._rules.plane.accept(sock, ServerConnection(self._rules.plane, self._options))
 
     def _show_new_certificate(self) -> None:
         host = self._rules.credentials.host
@@ -158,9 +181,10 @@ class EndpointDoorkeeper(Doorkeeper):
     """One for each connection to the endpoint. The login name is not looked at: the certificate decides."""
 
     def __init__(self, rules: Rules) -> None:
-        super().__init__(rules.room, rules.turnstile, rules.tasks)
+        super().__init__(rules.bounds, rules.room, rules.turnstile, rules.shares, rules.tasks)
         self._rules = rules
         self.client: ClientCertificate | None = None
+        self._kinds: set[type[Shown]] = set()
         self._sparing = Sparing()
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -170,8 +194,17 @@ class EndpointDoorkeeper(Doorkeeper):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._rules.connected.discard(self)
+        if self._kinds == {asyncssh.SSHKey}:
+            self._rules.witness.login_refused(PLAIN_KEY, self.peer)
+
+    @property
+    def peer_id(self) -> Hashable:
+        """A space's agent, or a person."""
+        identity = self.client.identity if self.client else None
+        return identity and (identity.role, identity.owner, identity.space_id)
 
     async def welcomes(self, login: str, shown: Shown) -> bool:
+        self._kinds.add(asyncssh.SSHKey if isinstance(shown, asyncssh.SSHKey) else SSHOpenSSHCertificate)
         return self._judged(shown) is not None
 
     def entered(self, login: str, shown: Shown) -> None:
@@ -212,14 +245,14 @@ class EndpointDoorkeeper(Doorkeeper):
         credentials = self._rules.credentials
         try:
             if isinstance(shown, asyncssh.SSHKey):
-                raise CertificateRefused("a plain key")
+                raise CertificateRefused(PLAIN_KEY)
             if not credentials.is_current():
                 raise CertificateRefused(OUTDATED)
             client = check_client(shown, credentials.user_cas, credentials.revoked)
         except CertificateRefused as error:
             log.warning("login refused", reason=str(error), peer=self.peer)
-            serial = None if isinstance(shown, asyncssh.SSHKey) else serial_of(shown)
-            self._rules.witness.login_refused(str(error), self.peer, serial)
+            if not isinstance(shown, asyncssh.SSHKey):  # stock ssh shows the bare key before each certificate
+                self._rules.witness.login_refused(str(error), self.peer, serial_of(shown))
             return None
         refusal = self._refusal_of(client)
         if refusal:

@@ -3,6 +3,7 @@
     agent.json               which token was redeemed, and the membership it gave: the one file that switches
     identity-<token>         the enrolled key (and -cert.pub, its client certificate)
     host_key                 the endpoint's key (and -cert.pub, its host certificate)
+    host_key.next            the one that takes its place when the hub says so
     agent.sock               the socket for the command line
 
 A key's file is named after the token that it was made for. So a join that was cut short is taken up again with the same
@@ -20,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from knot_agent.memory import MEMORY_FILE
 from knot_keys.certificates import read_certificate
 from knot_keys.connections import Credential
-from knot_keys.keyfiles import load_or_create_key
-from knot_ssh.errors import KnotError
+from knot_keys.keyfiles import load_key, load_or_create_key, public_line
+from knot_keys.keyring import NEXT
+from knot_ssh.errors import Conflict, KnotError
 from knot_ssh.files import (
     WRITABLE_BITS,
     check_folder,
@@ -35,6 +37,7 @@ from knot_ssh.wire import Certificates, Membership
 
 STATE_FILE = "agent.json"
 HOST_KEY_FILE = "host_key"
+NEXT_HOST_KEY_FILE = HOST_KEY_FILE + NEXT
 
 
 class _State(BaseModel):
@@ -100,6 +103,25 @@ class Home:
     def host(self) -> Credential:
         """The endpoint's key, with its certificate where there is one."""
         return self._credential(HOST_KEY_FILE)
+
+    def prepare_host_key(self) -> str:
+        """The next host key's public line; the key is made when asked for the first time."""
+        return public_line(load_or_create_key(self._next_host_key, "knot agent"))
+
+    def activate_host_key(self, line: str) -> None:
+        """Show the prepared key from now on, if this is it; raises Conflict where it is not. Once is as good as twice."""
+        path = self.folder / HOST_KEY_FILE
+        if path.exists() and public_line(load_key(path)) == line:
+            return
+        if not self._next_host_key.exists() or self.prepare_host_key() != line:
+            raise Conflict("that is not the host key that this agent has prepared; prepare another")
+        self._next_host_key.replace(path)
+        self._next_host_key.with_name(f"{NEXT_HOST_KEY_FILE}.pub").unlink(missing_ok=True)
+        replace_file(path.with_name(f"{HOST_KEY_FILE}.pub"), line.encode() + b"\n")
+
+    @property
+    def _next_host_key(self) -> Path:
+        return self.folder / NEXT_HOST_KEY_FILE
 
     def keep(self, certificates: Certificates) -> None:
         """Store new certificates beside their keys."""

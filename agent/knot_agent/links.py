@@ -24,14 +24,15 @@ from knot_agent.credentials import Credentials
 from knot_agent.destinations import LOCALHOST
 from knot_agent.linklife import Event, LinkLife, Path, Phase
 from knot_agent.relaying import Relay
-from knot_keys.certificates import check_endpoint, expires_at, signer
+from knot_keys.certificates import CertificateRefused, check_endpoint, expires_at, signer
 from knot_keys.connections import ClientConnection, close, connect, log_in
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.plane import DataPlane
-from knot_ssh.errors import KnotError, NotFound, Unavailable
+from knot_ssh.errors import KnotError, NotFound, OtherZone, Unavailable
 from knot_ssh.names import Port, Principal, SpaceId, SpaceName
+from knot_ssh.planning import OTHER_ZONE, TARGET_GONE
 from knot_ssh.racing import Runner, race
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import TARGETS_MAX, Target
@@ -50,7 +51,7 @@ LOCATE_AGAIN = 30.0
 """Seconds for which its answer holds, unless a connection is lost: it tells by itself when a target comes or moves."""
 
 Locate = Callable[[SpaceId], Awaitable[Target]]
-"""Asks the hub where a target is; raises NotFound when it is gone, Unavailable when the hub is away."""
+"""Asks the hub where a target is; raises NotFound or OtherZone when it is gone, Unavailable when the hub is away."""
 Made = tuple[ClientConnection, Path]
 
 
@@ -129,6 +130,18 @@ class Link:
         """End every connection."""
         for connection in list(self._connections):
             connection.abort()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the target is of another owner or zone than we are, by what we know of it."""
+        return Principal(self.target.owner, self.target.zone) != self._credentials.principal
+
+    def cut_elsewhere(self) -> None:
+        """End what leads out of our zone, and ask where the target is now."""
+        if self.is_elsewhere:
+            self._stop_attempt()
+            self.cut()
+        self.look_again()
 
     def cut_revoked(self) -> None:
         """End connections to a host whose certificate is void now."""
@@ -281,9 +294,9 @@ class Link:
         task = asyncio.current_task()
         try:
             connection, path = await self._reach(direct_alone)
-        except NotFound:
+        except (NotFound, OtherZone) as error:
             self._attempt_over(task)
-            self._tell(Event.MISSING, reason="target gone")
+            self._tell(Event.MISSING, reason=OTHER_ZONE if isinstance(error, OtherZone) else TARGET_GONE)
         except Exception as error:
             if not isinstance(error, KnotError):
                 log.error("unforeseen error, trying again", exc_info=error)
@@ -317,12 +330,14 @@ class Link:
             self._tasks.start(_drain(before))
 
     async def _reach(self, direct_alone: bool) -> Made:
-        """The first path that works; raises Unavailable, or NotFound when the target was deleted."""
+        """The first path that works; raises Unavailable, or NotFound or OtherZone when the target was deleted or moved."""
         if not self._credentials.certified:
             raise Unavailable("this space has no valid certificate; is the server reachable?")
         if not self._credentials.is_current():
             raise Unavailable("this space does not know what was revoked lately, and is strict; is the server reachable?")
-        known = self.target.addresses
+        if self.is_elsewhere:
+            self._located_until = 0.0
+        known = [] if self.is_elsewhere else self.target.addresses
         ways = self._direct_ways(known)
         if not direct_alone:
             ways.append((RELAY_HEAD_START, partial(self._ask_hub, known)))
@@ -337,6 +352,8 @@ class Link:
             except TimeoutError:
                 raise Unavailable("the server does not say where it is") from None
             self._located_until = self._loop.time() + LOCATE_AGAIN
+        if self.is_elsewhere:
+            raise OtherZone
         fresh = [address for address in self.target.addresses if address not in tried]
         return await self._first([*self._direct_ways(fresh), (RELAY_HEAD_START, self._dial_relay)])
 
@@ -344,7 +361,7 @@ class Link:
         return [(HEAD_START, partial(self._dial, Address.parse(address))) for address in addresses]
 
     async def _first(self, ways: Sequence[tuple[float, Runner[Made]]]) -> Made:
-        """The first of these to work; raises Unavailable, or NotFound when the target was deleted."""
+        """The first of these to work; raises Unavailable, or NotFound or OtherZone when the target was deleted or moved."""
         if not ways:
             raise Unavailable("the target has no address")
         try:
@@ -353,7 +370,7 @@ class Link:
             errors = group.exceptions
             if not all(isinstance(error, KnotError) for error in errors):
                 raise
-            gone = next((error for error in errors if isinstance(error, NotFound)), None)
+            gone = next((error for error in errors if isinstance(error, NotFound | OtherZone)), None)
             if gone:
                 raise gone from None
             if not self.target.running:
@@ -382,6 +399,8 @@ class Link:
         credentials, target = self._credentials, self.target
         principal = Principal(target.owner, target.zone)
         check_endpoint(shown, credentials.host_cas, target.id, principal, credentials.revoked)
+        if self.is_elsewhere:  # since we have dialled
+            raise CertificateRefused(OTHER_ZONE)
 
     def _know(self, target: Target, worked: str = "") -> bool:
         """Take over what is said of the target; gives whether that is new.
@@ -417,6 +436,7 @@ class Links:
         credentials.on_certificates.append(self._renew)
         credentials.on_revocations.append(self._cut_revoked)
         credentials.on_trust.append(self._trust_anew)
+        credentials.on_moved.append(self._moved)
         credentials.on_outdated.append(self._cut_all)
 
     def hold(self, target: Target) -> Link:
@@ -485,6 +505,11 @@ class Links:
     def _renew(self) -> None:
         for link in self._links.values():
             link.renew()
+
+    def _moved(self) -> None:
+        """Our space is in another zone, where our targets may be, too."""
+        for link in self._all():
+            link.cut_elsewhere()
 
     def _cut_all(self) -> None:
         for link in self._all():

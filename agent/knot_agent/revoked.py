@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 5.0
 """Between two looks at the clock at most: timers stand still while the machine sleeps, and this clock does not."""
 KEEP_SECONDS = 30.0
-"""Between two notes on disk of how old the view is, for a start without the server."""
+"""Between two notes on disk of how old the view is, for a start without the server; a quarter of the limit if that is less."""
 
 
 def monotonic() -> float:
@@ -152,7 +152,7 @@ class RevokedView:
         if math.isinf(self._freshness.limit) or math.isinf(age):
             return
         moment = self._wall() - age
-        if abs(moment - (self._memory.revoked_at or 0)) >= (KEEP_SECONDS if age == 0 else 1):
+        if abs(moment - (self._memory.revoked_at or 0)) >= (min(KEEP_SECONDS, self._freshness.limit / 4) if age == 0 else 1):
             self._memory.keep_revoked_at(moment)
 
     def _take(self, revoked: RevocationList) -> None:

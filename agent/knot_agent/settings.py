@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from knot_keys.bounds import Bounds
 from knot_ssh.dataplane.limits import Limits
 from knot_ssh.wire import Addresses, HostPort
 
@@ -110,6 +111,35 @@ class AgentSettings(BaseModel):
         le=24 * 3600,
         description="Seconds that may be not known, where `strict` is set.",
     )
+    max_unauthenticated: int = Field(
+        default=256,
+        ge=16,
+        le=100_000,
+        description="Connections that have not logged in, and as many that wait to be set up; more push out the oldest.",
+    )
+    login_timeout: float = Field(default=10, ge=1, le=120, description="Seconds for key exchange and login together.")
+    login_tries: int = Field(default=6, ge=2, le=100, description="Keys and tokens that one connection may try.")
+    max_connection_rate: int = Field(
+        default=1000,
+        ge=10,
+        le=100_000,
+        description="Connections a second of one address (IPv6: network of 64 bits) that are set up; further ones wait.",
+    )
+    max_key_exchange_rate: int = Field(
+        default=100, ge=1, le=10_000, description="Key exchanges a second of one address before its login; further ones wait."
+    )
+    max_peer_connections: int = Field(
+        default=256, ge=2, le=100_000, description="Connections of one space, or of one person, that have logged in."
+    )
+    max_peer_channels: int = Field(
+        default=20_000, ge=1, le=1_000_000, description="Channels of one space, or of one person, on all their connections."
+    )
+    max_open_rate: int = Field(
+        default=2000,
+        ge=10,
+        le=100_000,
+        description="Channels a second of one space, or of one person; who asks for more is read more slowly.",
+    )
     socket_users: list[Annotated[str, AfterValidator(_user)]] = Field(
         default=[], description="Users who may use the agent's socket besides the agent's own."
     )
@@ -120,7 +150,25 @@ class AgentSettings(BaseModel):
     @property
     def limits(self) -> Limits:
         """The bounds of the data path."""
-        return Limits(in_flight=self.max_in_flight, channels=self.max_channels, small_packets=self.max_small_packets)
+        return Limits(
+            in_flight=self.max_in_flight,
+            channels=self.max_channels,
+            small_packets=self.max_small_packets,
+            opens=self.max_open_rate,
+            peer_channels=self.max_peer_channels,
+            peer_connections=self.max_peer_connections,
+        )
+
+    @property
+    def bounds(self) -> Bounds:
+        """What strangers may take of the endpoint."""
+        return Bounds(
+            unauthenticated=self.max_unauthenticated,
+            connections=self.max_connection_rate,
+            key_exchanges=self.max_key_exchange_rate,
+            login_timeout=self.login_timeout,
+            login_tries=self.login_tries,
+        )
 
     @property
     def revocation_limit(self) -> float:

@@ -11,18 +11,20 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import asyncssh
+import structlog
 from asyncssh.connection import SSHClientConnectionOptions, SSHServerConnectionOptions
 from asyncssh.constants import MSG_KEXINIT
 from asyncssh.kex import get_kex_algs
 from asyncssh.packet import PacketDecodeError, SSHPacket, String
 from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, decode_ssh_public_key
 
+from knot_keys.bounds import LOGIN_TIMEOUT, Bounds
 from knot_keys.certificates import OUT_OF_TIME, CertificateRefused, ClientCertificate
 from knot_keys.identity import Role
 from knot_keys.turns import Turnstile
@@ -31,12 +33,13 @@ from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.connection import CarryingConnection
 from knot_ssh.dataplane.plane import DataPlane, dial
+from knot_ssh.dataplane.shares import Shares
 from knot_ssh.errors import KnotError, Unavailable
 from knot_ssh.tasks import Tasks
 from knot_ssh.words import printable
 
-LOGIN_TIMEOUT = 10
-"""Seconds for key exchange and login together."""
+log = structlog.get_logger(__name__)
+
 CONNECT_TIMEOUT = 3
 """Seconds for TCP to connect. Whoever dials tries again: soon after a network is back, and not at the kernel's next try."""
 KEEPALIVE_INTERVAL = 4
@@ -44,8 +47,6 @@ KEEPALIVE_COUNT = 3
 """A silent peer is given up after interval x (count + 1) = 16 s."""
 CLOCK_SECONDS = 60.0
 """How often the clock is looked at for a certificate's end, for it may be set meanwhile."""
-LOGIN_TRIES = 6
-"""Keys and passwords one connection may try (sshd's MaxAuthTries)."""
 
 POST_QUANTUM = [name for name in ("mlkem768x25519-sha256",) if name.encode() in get_kex_algs()]
 """Key exchange whose recording a quantum computer will not open (draft-ietf-sshm-mlkem-hybrid-kex), as OpenSSH 10 prefers it,
@@ -79,10 +80,13 @@ class Doorkeeper(asyncssh.SSHServer):
 
     connection: ServerConnection
 
-    def __init__(self, room: WaitingRoom, turnstile: Turnstile, tasks: Tasks) -> None:
+    def __init__(self, bounds: Bounds, room: WaitingRoom, turnstile: Turnstile, shares: Shares, tasks: Tasks) -> None:
+        self.bounds = bounds
         self._room = room
         self._tasks = tasks
         self.turnstile = turnstile
+        self._shares = shares
+        self._joined: Hashable = None
         self._leaving: asyncio.Task[None] | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -92,11 +96,26 @@ class Doorkeeper(asyncssh.SSHServer):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._room.leave(self.connection)
+        if self._joined is not None:
+            self._shares.leave(self._joined)
+            self._joined = None
         if self._leaving:
             self._leaving.cancel()
 
     def auth_completed(self) -> None:
         self._room.leave(self.connection)
+        peer = self.peer_id
+        share = None if peer is None else self._shares.join(peer, self.connection.plane.reactor.now)
+        if share is None:
+            log.warning("connection refused", reason="too many of this peer", peer=self.peer)
+            raise asyncssh.DisconnectError(asyncssh.DISC_TOO_MANY_CONNECTIONS, "Too many connections at once")
+        self._joined = peer
+        self.connection.share = share
+
+    @property
+    def peer_id(self) -> Hashable:
+        """Who has logged in: whose connections and channels are counted together."""
+        raise NotImplementedError
 
     @property
     def peer(self) -> str:
@@ -164,6 +183,11 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
         super().__init__(plane, asyncio.get_running_loop(), options)
         self._tries = 0
 
+    def _cleanup(self, exc: Exception | None) -> None:
+        if not self._auth_complete:
+            self.plane.stranger_gone()
+        super()._cleanup(exc)
+
     async def _process_kexinit(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
         """What costs most of a key exchange is done when it is the stranger's turn; until then nothing more is read."""
         await super()._process_kexinit(pkttype, pktid, packet)
@@ -205,7 +229,8 @@ class ServerConnection(CarryingConnection, asyncssh.SSHServerConnection):
     def count_try(self) -> None:
         """Count one attempt to log in; the connection ends when there were too many."""
         self._tries += 1
-        if self._tries > LOGIN_TRIES:
+        keeper = self.get_owner()
+        if not isinstance(keeper, Doorkeeper) or self._tries > keeper.bounds.login_tries:
             raise asyncssh.DisconnectError(asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE, "Too many attempts to log in")
 
     def _signed(self, key: asyncssh.SSHKey, msg: bytes, signature: bytes) -> bool:
@@ -231,7 +256,7 @@ ForwardedFrom = Callable[["ClientConnection"], tuple[Channel, Any]]
 class HostRefused(KnotError):
     """The machine that answered is not the one we want."""
 
-    code = "host_refused"
+    code = "wrong_host"
 
 
 class ClientConnection(CarryingConnection, asyncssh.SSHClientConnection):
@@ -354,14 +379,14 @@ async def _client_options(
 
 
 async def server_options(
-    plane: DataPlane, doorkeeper: Callable[[], Doorkeeper], host: Credential
+    plane: DataPlane, doorkeeper: Callable[[], Doorkeeper], host: Credential, login_timeout: float = LOGIN_TIMEOUT
 ) -> SSHServerConnectionOptions:
     """What every server connection of ours is made with; `password` is the doorkeeper's to support."""
     options: SSHServerConnectionOptions = await SSHServerConnectionOptions.construct(
         config=None, server_factory=doorkeeper, server_host_keys=[(host.key, host.certificate)], gss_host=None,
         x509_trusted_certs=None, x509_trusted_cert_paths=[], host_based_auth=False, kbdint_auth=False, allow_pty=False,
         x11_forwarding=False, agent_forwarding=False, allow_scp=False, line_editor=False, rdns_lookup=False,
-        login_timeout=LOGIN_TIMEOUT, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
+        login_timeout=login_timeout, keepalive_interval=KEEPALIVE_INTERVAL, keepalive_count_max=KEEPALIVE_COUNT,
         encoding=None, **(ALGORITHMS | plane.ssh_options),
     )  # fmt: skip
     return options

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Generic, TypeVar
 
 from knot_keys.waitingroom import network
@@ -18,8 +19,8 @@ from knot_ssh.buckets import Bucket
 
 KEY_EXCHANGES = 100.0
 """Key exchanges a second for those of one source who have not logged in: at most two fifths of a processor."""
-KEY_EXCHANGE_BURST = 10.0
-"""Seconds' worth of these at once after a pause: 500 agents behind one address come back together, on two connections each."""
+BURST_SECONDS = 10.0
+"""How many seconds' worth may come at once after a pause: 500 agents behind one address do, on two connections each."""
 SOURCES_MAX = 10_000
 """Sources that are remembered, some 500 bytes each; beyond, the one that was heard of longest ago is forgotten."""
 
@@ -72,39 +73,62 @@ class Turns(Generic[Who]):
         return self._buckets.get(source) or self._remember(source, now)
 
     def _remember(self, source: str, now: float) -> Bucket:
-        bucket = self._buckets.setdefault(source, Bucket(self._rate, self._rate * KEY_EXCHANGE_BURST, now))
+        bucket = self._buckets.setdefault(source, Bucket(self._rate, self._rate * BURST_SECONDS, now))
         self._buckets.move_to_end(source)
         while len(self._buckets) > SOURCES_MAX:
             self._buckets.popitem(last=False)
         return bucket
 
 
-class Turnstile:
-    """Lets one through at a time, and whatever else the event loop has to do between two of them."""
+Entry = Callable[[], None]
+"""Lets somebody through. One for each who waits."""
 
-    def __init__(self, rate: float = KEY_EXCHANGES) -> None:
-        self._turns: Turns[asyncio.Future[None]] = Turns(rate)
+
+class Turnstile:
+    """Lets a few through at a time, and whatever else the event loop has to do between."""
+
+    def __init__(self, rate: float = KEY_EXCHANGES, at_once: int = 1) -> None:
+        self._turns: Turns[Entry] = Turns(rate)
+        self._at_once = at_once
         self._next: asyncio.Handle | None = None
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def ask(self, entry: Entry, address: str) -> None:
+        """Call this when it is the turn of somebody at this address."""
+        self._turns.ask(entry, address, asyncio.get_running_loop().time())
+        self._schedule(0)
+
+    def leave(self, entry: Entry) -> None:
+        """Do not call it any more."""
+        self._turns.leave(entry)
 
     async def turn(self, address: str) -> None:
         """Wait until it is the turn of somebody at this address. Who is cancelled meanwhile waits no more."""
-        loop = asyncio.get_running_loop()
-        waiting = loop.create_future()
-        self._turns.ask(waiting, address, loop.time())
-        self._schedule(0)
+        waiting = asyncio.get_running_loop().create_future()
+        entry = partial(_wake, waiting)
+        self.ask(entry, address)
         try:
             await waiting
         finally:
-            self._turns.leave(waiting)
+            self.leave(entry)
+
+    def close(self) -> None:
+        """Let nobody through any more."""
+        if self._next:
+            self._next.cancel()
 
     def _let_through(self) -> None:
         self._next = None
         now = asyncio.get_running_loop().time()
-        waiting = self._turns.next(now)
-        if waiting and not waiting.done():
-            waiting.set_result(None)
+        for _ in range(self._at_once):
+            entry = self._turns.next(now)
+            if entry is None:
+                break
+            entry()
         if len(self._turns):
-            self._schedule(0 if waiting else self._turns.pause(now))
+            self._schedule(0 if entry else self._turns.pause(now))
 
     def _schedule(self, seconds: float) -> None:
         """Look again after so long, or at once: then whoever is next goes in the next turn of the loop."""
@@ -114,3 +138,8 @@ class Turnstile:
             return
         loop = asyncio.get_running_loop()
         self._next = loop.call_later(seconds, self._let_through) if seconds else loop.call_soon(self._let_through)
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

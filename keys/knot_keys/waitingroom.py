@@ -30,8 +30,10 @@ class Waiting(Protocol):
 class WaitingRoom:
     """Up to `limit` connections by source."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, reason: str = "too many that do not log in") -> None:
+        """`reason` is for the log."""
         self._limit = limit
+        self._reason = reason
         self._sources: dict[str, OrderedDict[Waiting, None]] = {}
         self._where: dict[Waiting, str] = {}
         self._sparing = Sparing()
@@ -62,7 +64,7 @@ class WaitingRoom:
         oldest = next(iter(theirs))
         self.leave(oldest)
         oldest.abort()
-        self._sparing.warning(log, "connection turned out", reason="too many that do not log in", source=source)
+        self._sparing.warning(log, "connection turned out", reason=self._reason, source=source)
 
 
 def network(address: str) -> str:

@@ -69,7 +69,11 @@ def revoke_user(context: click.Context, name: Owner, reason: str) -> None:
 def key(context: click.Context, fingerprint_or_file: str, user: Owner | None, reason: str) -> None:
     """Revoke a public key, by its SHA256 fingerprint or its file (….pub): every certificate for it, now and later."""
     shown = fingerprint_or_file
-    line = shown if shown.startswith("SHA256:") else _public_line(_read(shown), shown)
+    line = (
+        shown
+        if shown.startswith(("SHA256:", "ssh-", "ecdsa-")) and not Path(shown).exists()
+        else _public_line(_read(shown), shown)
+    )
     _order(context, {"kind": "key", "key": line, "user": user}, reason)
 
 

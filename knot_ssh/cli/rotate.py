@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from knot_ssh.cli.connection import api, server_options
+from knot_ssh.cli.params import SPACE
 from knot_ssh.cli.tables import show
 
 STEPS = ("prepare", "activate", "retire")
@@ -53,6 +54,19 @@ def _key_command(what: str, text: str) -> None:
         click.echo(f"{what} is {said['phase']}; next comes {said['due']}.")
         for found in said["dependents"]:
             click.echo(f"Not yet: {_sentence(found)}")
+
+
+@rotate.command()
+@click.argument("name", type=SPACE)
+@click.argument("step", type=click.Choice(STEPS))
+@server_options
+@click.pass_context
+def space(context: click.Context, name: str, step: str) -> None:
+    """Rotate the host key of a space's endpoint. Phases are for clients that pin it; all others notice nothing."""
+    said = api(context).post("api", "spaces", str(name), "host-key", body={"step": step})
+    click.echo(f"The host key of {name}, and what it was or will be:", err=True)
+    for key in said["host_keys"]:
+        click.echo(key)
 
 
 for _what, _text in KEYS.items():

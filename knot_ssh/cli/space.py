@@ -98,6 +98,17 @@ def rename(context: click.Context, name: str, new_name: SpaceName) -> None:
 
 @space.command()
 @click.argument("name", type=SPACE)
+@click.argument("zone", type=ZONE)
+@server_options
+@click.pass_context
+def move(context: click.Context, name: str, zone: Zone) -> None:
+    """Move a space to another zone. What is open to it and from it ends; forwards across the border fail."""
+    api(context).patch("api", "spaces", str(name), body={"zone": zone})
+    click.echo(f"Moved the space {name} to zone {zone}.")
+
+
+@space.command()
+@click.argument("name", type=SPACE)
 @server_options
 @click.pass_context
 def delete(context: click.Context, name: str) -> None:

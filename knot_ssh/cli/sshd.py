@@ -20,7 +20,8 @@ TEMPLATE, REFRESH = "sshd.sh", "sshd_refresh.sh"
 """The script, and what it leaves on the machine to run from then on; its head, with what holds there, is written there."""
 _KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}")
 """An ed25519 public key line without comment: 51 bytes in base64."""
-_TOKEN = re.compile(r"knotjoin_[A-Za-z0-9_-]{96}")
+_TOKEN = re.compile(r"knotjoin_[A-Za-z0-9_-]{96}(?:[A-Za-z0-9_-]{43})?")
+"""With one host CA or, while that is changed for another, with two."""
 _PLACE = re.compile(r"@([A-Z_]+)@")
 
 
@@ -32,8 +33,8 @@ class SshdScript:
     space: SpaceName
     principal: Principal
     hub: Address
-    user_ca: str
-    host_ca: str
+    user_cas: tuple[str, ...]
+    host_cas: tuple[str, ...]
     token: str = field(repr=False)
 
     @classmethod
@@ -45,8 +46,8 @@ class SshdScript:
                 space=SpaceName(space["name"]),
                 principal=Principal(Owner(space["owner"]), Zone(space["zone"])),
                 hub=Address.parse(invitation["hub"], what="the hub's address"),
-                user_ca=_matching(_KEY, ca["user_ca"]),
-                host_ca=_matching(_KEY, ca["host_ca"]),
+                user_cas=_keys(ca, "user_ca"),
+                host_cas=_keys(ca, "host_ca"),
                 token=_matching(_TOKEN, invitation["join_token"]),
             )
         except (KeyError, TypeError, BadInput):
@@ -60,8 +61,8 @@ class SshdScript:
             "PRINCIPAL": str(self.principal),
             "HUB_HOST": self.hub.host,
             "HUB_PORT": str(self.hub.port),
-            "USER_CA": self.user_ca,
-            "HOST_CA": self.host_ca,
+            "USER_CA": "\n".join(self.user_cas),
+            "HOST_CA": "\n".join(self.host_cas),
             "TOKEN": self.token,
             "REFRESH": _read(REFRESH).rstrip("\n"),
         }
@@ -70,6 +71,12 @@ class SshdScript:
 
 def _read(name: str) -> str:
     return files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _keys(ca: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """All CAs of one kind, the active one first."""
+    lines = dict.fromkeys([ca[name], *ca.get(f"{name}s", [])])
+    return tuple(_matching(_KEY, line) for line in lines)
 
 
 def _matching(pattern: re.Pattern[str], text: str) -> str:

@@ -161,7 +161,7 @@ write_files() {
     printf '%s\n' "$HOST_CA" | put "$ETC/host_ca.pub" 0644
     printf '%s\n' "$PRINCIPAL" | put "$ETC/principals" 0644
     # the hub is whoever the CA says is hub.knot, at whatever address
-    printf '@cert-authority hub.knot %s\n' "$HOST_CA" | put "$ETC/known_hosts" 0644
+    printf '%s\n' "$HOST_CA" | sed 's/^/@cert-authority hub.knot /' | put "$ETC/known_hosts" 0644
     changed=''
     put "$ETC/ssh_config" 0644 <<END
 # What ssh of this machine needs to speak to the hub. "registration" also has it lead others here.

@@ -1,5 +1,5 @@
 # Fetches from the hub what sshd of this machine needs, and puts it in place only if it is whole and meant for here.
-#   refresh krl                  what is revoked; sshd reads it at each login
+#   refresh krl                  what is revoked, and the CAs to trust; sshd reads both at each login
 #   refresh certificate [FILE]   the host certificate, from the hub or FILE; then reloads sshd
 #   refresh check                changes nothing: is the certificate in place the right one, and of today?
 #   refresh reload               has sshd read its configuration
@@ -7,7 +7,7 @@ set -eu
 umask 077
 PATH=$PATH:/usr/sbin:/sbin
 new=$ETC/.$1.$$
-trap 'rm -f "$new"' EXIT
+trap 'rm -f "$new" "$new.part"' EXIT
 trap 'exit 1' HUP INT PIPE TERM
 
 stop() {
@@ -29,6 +29,33 @@ krl() {
     install "$ETC/krl"
 }
 
+# Which CAs to trust. While one is changed for another there are two; the host certificate is to be by the first
+trust() {
+    ask knot-trust
+    ! grep -qvxE '(user|host) ssh-ed25519 [A-Za-z0-9+/]{68}' "$new" || stop 'these are no CAs; the old ones stay'
+    for kind in user host; do grep -q "^$kind " "$new" || stop "the hub names no $kind CA; the old ones stay"; done
+    sed -n 's/^user //p' "$new" | keep "$ETC/user_ca.pub"
+    sed -n 's/^host //p' "$new" | keep "$ETC/host_ca.pub"
+    sed -n 's/^host /@cert-authority hub.knot /p' "$new" | keep "$ETC/known_hosts"
+    ! [ -e "$ETC/host-cert.pub" ] || is_by "$ETC/host-cert.pub" "$(fingerprint "$ETC/host_ca.pub" | head -n 1)" || certificate ''
+}
+
+# keep FILE: what comes on stdin becomes that file, in one step, unless it is that already
+keep() {
+    cat >"$new.part"
+    cmp -s "$new.part" "$1" || { chmod 0644 "$new.part" && mv "$new.part" "$1"; }
+}
+
+# is_by CERTIFICATE CA...: whether one of these has signed it
+is_by() {
+    signed=$(ssh-keygen -L -f "$1" 2>/dev/null) || return 1
+    shift
+    for ca in "$@"; do
+        case $signed in *"Signing CA: ED25519 $ca"*) return 0 ;; esac
+    done
+    return 1
+}
+
 certificate() {
     if [ -n "$1" ]; then cat "$1" >"$new"; else ask knot-host-certificate; fi
     fits "$new" || stop 'that certificate is not for this machine and space; the old one stays'
@@ -36,10 +63,12 @@ certificate() {
     [ ! -e "$ETC/krl" ] || reload
 }
 
-# Whether a certificate is for our host key, of the CA that we know, and names this space
+# Whether a certificate is for our host key, of a CA that we know, and names this space
 fits() {
+    # shellcheck disable=SC2046 # a word for each CA
+    is_by "$1" $(fingerprint "$ETC/host_ca.pub") || return 1
     shown=$(ssh-keygen -L -f "$1" 2>/dev/null) || return 1
-    for line in ' host certificate' "ED25519-CERT $(fingerprint "$HOST_KEY")" "Signing CA: ED25519 $(fingerprint "$ETC/host_ca.pub")" " $SPACE"; do
+    for line in ' host certificate' "ED25519-CERT $(fingerprint "$HOST_KEY")" " $SPACE"; do
         printf '%s\n' "$shown" | grep -qF -e "$line" || return 1
     done
 }
@@ -65,7 +94,10 @@ reload() {
 }
 
 case $1 in
-    krl) krl ;;
+    krl)
+        krl
+        trust
+        ;;
     certificate) certificate "${2-}" ;;
     check) check ;;
     reload) reload ;;

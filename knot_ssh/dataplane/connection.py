@@ -32,14 +32,18 @@ from asyncssh.constants import (
     MSG_CHANNEL_EOF,
     MSG_CHANNEL_OPEN,
     MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_REQUEST,
     MSG_CHANNEL_WINDOW_ADJUST,
+    MSG_DEBUG,
     MSG_GLOBAL_REQUEST,
     MSG_IGNORE,
     MSG_REQUEST_SUCCESS,
+    MSG_UNIMPLEMENTED,
 )
 from asyncssh.encryption import Encryption
 from asyncssh.packet import PacketDecodeError, SSHPacket, String, UInt32
 
+from knot_ssh.buckets import Bucket
 from knot_ssh.dataplane.channel import DIRECT_TCPIP, FORWARDED_TCPIP, Channel
 from knot_ssh.dataplane.counters import Tally
 from knot_ssh.dataplane.framing import BLOCK, DATA, LENGTH, TAG, Opener, Sealer
@@ -47,6 +51,7 @@ from knot_ssh.dataplane.limits import (
     ANSWER_TIMEOUT,
     BACKLOG,
     CHANNELS_A_TURN,
+    COSTLY,
     KIB,
     PACKET,
     PACKETS_A_LOOK,
@@ -57,6 +62,7 @@ from knot_ssh.dataplane.limits import (
     WINDOW_MAX_OPENSSH,
 )
 from knot_ssh.dataplane.outbox import AsyncsshOutbox, Outbox
+from knot_ssh.dataplane.shares import Share
 from knot_ssh.dataplane.transport import Transport
 
 if TYPE_CHECKING:
@@ -70,6 +76,7 @@ _WINDOW_AND_PACKET = struct.Struct(">II")
 _IN_PLACE = frozenset(
     (MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE, MSG_CHANNEL_OPEN_CONFIRMATION)
 )
+_COSTLY = frozenset((MSG_DEBUG, MSG_UNIMPLEMENTED, MSG_GLOBAL_REQUEST, MSG_CHANNEL_REQUEST))
 OPEN = 6
 """Where the payload of a packet starts, behind its type."""
 FIELD = 4
@@ -116,8 +123,8 @@ class CarryingConnection(SSHConnection):
         self._unread = bytearray()
         self._piece = PIECE
         self._not_reading: set[str] = set()
-        self._tiny_allowance = float(plane.limits.small_packets)
-        self._tiny_since = plane.reactor.now
+        self.share = Share(plane.limits, plane.reactor.now)
+        self._small = Bucket(plane.limits.small_packets, plane.limits.small_packets, plane.reactor.now)
         self._heard = 0.0
         self._carried: set[Channel] = set()
         self._asked: deque[tuple[float, Channel]] = deque()
@@ -134,10 +141,11 @@ class CarryingConnection(SSHConnection):
 
     def attach(self, channel: Channel) -> int:
         """Give a channel its number; raises asyncssh.ChannelOpenError when there are too many, or the connection is gone."""
-        if len(self._channels) >= self.plane.limits.channels:
+        if len(self._channels) >= self.plane.limits.channels or self.share.is_full:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections at once")
         number = self.add_channel(channel)  # type: ignore[arg-type]  # asyncssh calls what it needs of it
         self._carried.add(channel)
+        self.share.channels += 1
         self._idle.clear()
         if not self._known:
             self._get_to_know()
@@ -176,7 +184,9 @@ class CarryingConnection(SSHConnection):
 
     def detach(self, channel: Channel) -> None:
         """Forget a channel that is closed both ways."""
-        self._carried.discard(channel)
+        if channel in self._carried:
+            self._carried.discard(channel)
+            self.share.channels -= 1
         self._channels.pop(channel.number, None)
         if not self._carried:
             self._idle.set()
@@ -403,7 +413,7 @@ class CarryingConnection(SSHConnection):
         padding, kind, number, size = _PACKET.unpack_from(buffer, start + LENGTH)
         if kind == MSG_CHANNEL_OPEN and self._open_asked(bytes(buffer[start + OPEN : stop - TAG - padding])):
             self._recv_seq = (self._recv_seq + 1) & 0xFFFFFFFF
-            return self._transport is not None
+            return self._transport is not None and "throttled" not in self._not_reading
         channel: Any = self._channels.get(number)
         if channel.__class__ is not Channel or kind not in _IN_PLACE:
             self._inpbuf = bytes(buffer[start:stop])
@@ -452,6 +462,7 @@ class CarryingConnection(SSHConnection):
         """
         if not self._auth_complete or not payload.startswith(FORWARDED_TCPIP if self.is_client() else DIRECT_TCPIP):
             return False
+        self._throttle(self.share.opened(self.plane.reactor.now))
         try:
             packet = SSHPacket(payload)
             packet.get_string()
@@ -477,7 +488,15 @@ class CarryingConnection(SSHConnection):
             raise asyncssh.ProtocolError("too many requests at once")
         super()._process_global_request(pkttype, pktid, packet)
 
-    _packet_handlers = SSHConnection._packet_handlers | {MSG_GLOBAL_REQUEST: _process_global_request}
+    def _process_channel_open(self, pkttype: int, pktid: int, packet: SSHPacket) -> None:
+        """What `_open_asked` has left to asyncssh counts as well."""
+        self._throttle(self.share.opened(self.plane.reactor.now))
+        super()._process_channel_open(pkttype, pktid, packet)
+
+    _packet_handlers = SSHConnection._packet_handlers | {
+        MSG_GLOBAL_REQUEST: _process_global_request,
+        MSG_CHANNEL_OPEN: _process_channel_open,
+    }
 
     def _violated(self, what: str) -> bool:
         self._send_disconnect(asyncssh.DISC_PROTOCOL_ERROR, what, "en")
@@ -492,6 +511,8 @@ class CarryingConnection(SSHConnection):
     def _finish_recv_packet(
         self, pkttype: int, seq: int, _task: asyncio.Task[Any] | None = None, is_async: bool = False
     ) -> None:
+        if pkttype in _COSTLY:
+            self.tiny_packets += COSTLY
         super()._finish_recv_packet(pkttype, seq, _task, is_async)
         if is_async and self._is_ours:
             self.plane_transport.push_back(self._take_left_over())
@@ -505,13 +526,14 @@ class CarryingConnection(SSHConnection):
 
     def _count_tiny(self) -> None:
         """Read on more slowly from who sends too many tiny packets."""
-        now, rate = self.plane.reactor.now, self.plane.limits.small_packets
-        self._tiny_allowance = min(float(rate), self._tiny_allowance + (now - self._tiny_since) * rate) - self.tiny_packets
-        self._tiny_since = now
-        self.tiny_packets = 0
-        if self._tiny_allowance < 0 and "throttled" not in self._not_reading:
+        count, self.tiny_packets = self.tiny_packets, 0
+        self._throttle(self._small.take(self.plane.reactor.now, count))
+
+    def _throttle(self, seconds: float) -> None:
+        """Leave the peer alone for so long, where it is any time at all."""
+        if seconds > 0 and "throttled" not in self._not_reading:
             self.stop_reading("throttled")
-            self._loop.call_later(max(THROTTLE, -self._tiny_allowance / rate), self.go_on_reading, "throttled")
+            self._loop.call_later(max(THROTTLE, seconds), self.go_on_reading, "throttled")
 
     # Liveness
 

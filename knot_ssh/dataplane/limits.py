@@ -38,6 +38,10 @@ TINY = 128
 """Bytes; a packet with less data counts against `small_packets`: it costs as much to handle as a large one."""
 TINY_A_LOOK = 64
 """Such packets between two looks at how many there are: to look costs a tenth of what a round trip does."""
+COSTLY = 50
+"""Small packets that a request counts as, or a message for debugging: what asyncssh handles takes up to 50 times as long."""
+OPEN_BURST_SECONDS = 5
+"""How many seconds' worth of channels may be asked for at once: 5,000 connections through one forward, and as many again."""
 TURN = 0.001
 """Seconds of work for one connection before others get their turn."""
 ANSWER_TIMEOUT = 20
@@ -76,3 +80,10 @@ class Limits:
     """Open channels of one connection."""
     small_packets: int = 100_000
     """Packets a second with hardly any data in them that one connection may send; beyond, it is read more slowly."""
+    opens: int = 2_000
+    """Channels a second that one peer may ask for, OPEN_BURST_SECONDS' worth at once; beyond, it is read more slowly. One
+    takes a fifth of a millisecond."""
+    peer_channels: int = 20_000
+    """Open channels of one peer, on all its connections: while one is drained the next one has taken over."""
+    peer_connections: int = 256
+    """Connections of one peer that has logged in: as many as one owner may have relayed."""

@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 
 COLLECT_AT = (50_000, 20, 100)
 """Objects, and collections of the younger generations, between two collections of each generation."""
+STRANGERS = 250
+"""Connections that end without a login, some 20 KB each, between two full collections: what is left of each are cycles."""
 M_MMAP_THRESHOLD = -3
 LARGE = 1024 * 1024
 """Bytes; a block of this size is worth the system calls."""
@@ -64,6 +66,7 @@ class DataPlane:
         self.fast = fast
         self._pool = Pool()
         self._tasks = Tasks()
+        self._strangers = 0
 
     def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], None]) -> Listener:
         """Accept on a bound socket until closed."""
@@ -91,6 +94,12 @@ class DataPlane:
         else:
             tune(sock)
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)  # type: ignore[type-var]
+
+    def stranger_gone(self) -> None:
+        """A connection has ended without a login. In a flood of these memory cannot wait for the rare collection."""
+        self._strangers += 1
+        if self._strangers % STRANGERS == 0:
+            gc.collect()
 
     def _carry(self, sock: socket.socket, connection: SSHProtocol) -> None:
         Transport(self.reactor, self._pool, sock, connection).start()

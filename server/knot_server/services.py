@@ -10,6 +10,7 @@ from knot_keys.keyring import KeyRing
 from knot_keys.passphrase import Passphrase
 from knot_server.hub.control import Control
 from knot_server.hub.listener import Hub
+from knot_server.hub.relay import RelayBounds
 from knot_server.roster import Roster
 from knot_server.settings import ServerSettings
 from knot_server.store.database import Database
@@ -17,6 +18,7 @@ from knot_server.usecases.audit import Audit
 from knot_server.usecases.auditkeeping import Keeping
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
+from knot_server.usecases.hostkeys import HostKeys
 from knot_server.usecases.lastseen import LastSeen
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.renaming import Renaming
@@ -51,6 +53,7 @@ class Services:
     renaming: Renaming
     control: Control
     rotations: Rotations
+    host_keys: HostKeys
     hub: Hub
     hub_address: str = ""
     """host:port as others see the hub; known once it listens."""
@@ -72,12 +75,25 @@ class Services:
         spaces = Spaces(database, authority, revocations, roster, audit)
         enrolment = Enrolment(database, authority, revocations, audit, lifetime)
         forwarding = Forwarding(database, roster, audit)
-        renaming = Renaming(database, roster, enrolment, forwarding, audit)
         rotations = Rotations(database, authority, hub_key, roster, enrolment, audit)
+        renaming = Renaming(database, roster, enrolment, forwarding, revocations, audit)
         last_seen = LastSeen(database)
+        relaying = RelayBounds(settings.max_relayed, settings.max_held_per_owner)
         registrations = Registrations(roster, forwarding, last_seen)
         control = Control(database, last_seen, roster, enrolment, forwarding, revocations, audit)
-        hub = Hub(plane, authority, hub_key, enrolment, control, revocations, renaming, registrations, audit)
+        hub = Hub(
+            plane,
+            authority,
+            hub_key,
+            enrolment,
+            control,
+            revocations,
+            renaming,
+            registrations,
+            audit,
+            settings.bounds,
+            relaying,
+        )
         rotations.on_change.append(hub.rotated)
         return cls(
             database=database,
@@ -96,6 +112,7 @@ class Services:
             renaming=renaming,
             control=control,
             rotations=rotations,
+            host_keys=HostKeys(database, roster, audit),
             hub=hub,
         )
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from knot_keys.certificates import read_certificate, signer
-from knot_ssh.errors import StillInUse
+from knot_ssh.errors import StillInUse, Unavailable
 from tests.faults.beds import FULL
 from tests.faults.sites import PATHS, Site, site, status
 from tests.support.configured import ConfiguredAgent
 from tests.support.figures import Figure
 from tests.support.ledger import Ledger, Stream
+from tests.support.plainssh import Desk, set_up, through_the_hub
+from tests.support.services import answering, serving
 from tests.support.system import System
 from tests.support.waiting import until
 
@@ -31,6 +37,9 @@ SECONDS = 300 if FULL else 5
 CAS = ("user-ca", "host-ca")
 FILES = {"user-ca": "user_ca", "host-ca": "host_ca", "hub-key": "hub_key"}
 STEPS = ("prepare", "activate", "retire")
+AFTER = dict(zip(STEPS, ("prepared", "activated", "stable"), strict=True))
+MOMENTS = dict.fromkeys(STEPS, range(8)) if FULL else {"prepare": [1], "activate": [1], "retire": [0]}
+"""Changes of files that a step may make before the server is killed."""
 PATIENCE = 4 * LIFETIME
 
 pytestmark = pytest.mark.timeout(SECONDS + 300)
@@ -75,6 +84,139 @@ def test_rotation_of_both_cas(own: Site, figure: Figure) -> None:
         refused(own, before)
 
 
+@pytest.mark.fault("an agent is away while both CAs are prepared and activated", "comes back and follows")
+def test_agent_that_was_away(own: Site, figure: Figure) -> None:
+    """It is let in by the old CA's certificate of the hub, learns of the new CAs and is certified by them; meanwhile they are
+    not activated without force, and nothing is retired before it is back."""
+    away = own.agents["relay"]
+    away.stop()
+    for what in CAS:
+        rotate(own.system, what, "prepare")
+        until(lambda: left(own.system, what) == {"spaces": [f"{away.owner}/relay"]}, PATIENCE, "all others know")  # noqa: B023
+        assert not took(own.system, what, "activate")
+        assert took(own.system, what, "activate", force=True)
+    assert not any(took(own.system, what, "retire") for what in CAS)
+    back = own.start("relay")
+    active = {standing(own.system, what)["active"] for what in CAS}
+    until(lambda: signers(away) == active, PATIENCE, "it is certified by the new CAs")
+    figure(f"certified by the new CAs {time.monotonic() - back:.1f} s after its start")
+    for what in CAS:
+        rotate(own.system, what, "retire")
+    own.wait_connected()
+
+
+@pytest.mark.fault("an agent is away until both CAs are retired by force", "says what to do; goes on with a new token")
+def test_agent_that_missed_it_all(own: Site) -> None:
+    """Its log says that the hub's CA was changed and what to do, and with a new token it joins again; the others go on."""
+    away = own.agents["relay"]
+    away.stop()
+    for step in STEPS:
+        for what in CAS:
+            assert took(own.system, what, step, force=True)
+    own.start("relay")
+    assert away.running
+    line = away.running.wait_for("its CA was changed while this agent was away")
+    assert "knot space token NAME" in line
+    assert away.running.stop() == 0
+    token = own.system.knot("space", "token", away.name, user=away.owner)
+    away.start(token)
+    assert signers(away) == signers(own.near)
+    away.stop()
+    own.start("relay")
+    own.wait_connected()
+
+
+@pytest.mark.fault("stock ssh during a rotation of both CAs", "follows by itself")
+@pytest.mark.skipif(not shutil.which("ssh"), reason="OpenSSH's ssh is not installed")
+def test_stock_ssh_follows(own: Site, tmp_path: Path) -> None:
+    """The host CA waits for a person whose ssh has not heard of it; ssh refreshes by itself, and reaches the space after each
+    step."""
+    (tmp_path / "home").mkdir()
+    desk = set_up(own.system, tmp_path / "home", own.near.owner)
+    with serving(answering(b"here")) as port:
+        reaches = partial(reached, desk, own.agents["direct"], port)
+        until(reaches, PATIENCE, "ssh gets through")
+        rotate(own.system, "host-ca", "prepare")
+        rotate(own.system, "user-ca", "prepare")
+        until(lambda: set(left(own.system, "host-ca")) <= {"people"}, PATIENCE, "all agents know")
+        assert left(own.system, "host-ca") == {"people": [own.near.owner]}
+        assert not took(own.system, "host-ca", "activate")
+        for step in STEPS[1:]:
+            for what in CAS:
+                until(lambda: reaches() and took(own.system, what, step), 2 * PATIENCE, f"{step} of the {what}")  # noqa: B023
+                until(reaches, PATIENCE, f"ssh gets through after {step} of the {what}")
+    known = [line.split()[-1] for line in (desk.folder / "known_hosts").read_text().splitlines()]
+    assert known[0] == own.system.api("admin").get("api", "ca")["host_ca"].split()[1]
+
+
+@pytest.mark.fault("host keys of the targets rotated during a transfer", "nothing dropped")
+def test_host_keys_of_spaces(own: Site, figure: Figure) -> None:
+    """Each target's next key is listed before it is shown and the former one until it is retired; streams and new connections
+    go on, direct and relayed."""
+    with Ledger() as ledger:
+        service = ledger.service()
+        local = {path: own.forward(path, service.port) for path in PATHS}
+        lines = [ledger.open(port, Stream(rate=RATE / 4), Stream(rate=RATE / 4)) for port in local.values()]
+        with ledger.probing(local["direct"]) as direct, ledger.probing(local["relay"]) as relayed:
+            for path in PATHS:
+                first, second = host_key(own, path, "prepare")
+                assert host_key(own, path, "activate") == [second, first]
+                assert host_key(own, path, "retire") == [second]
+                assert (own.agents[path].folder / "host_key.pub").read_text().split()[:2] == second.split()
+            until(lambda: all(stream.received for line in lines for stream in line.streams), what="all streams flow")
+        lost = direct.settled().lost() + relayed.settled().lost()
+        figure(f"{len(lost)} of {len(direct.lines) + len(relayed.lines)} new ones lost")
+        ledger.finish(lines)
+        assert not lost, lost
+
+
+@pytest.mark.fault("the server is killed in the middle of each step of a rotation", "the phase before or the one after")
+def test_server_killed_in_a_step(tmp_path: Path, figure: Figure) -> None:
+    """Killed before it changes a file of the ring, the server starts again in the phase before the step or the one after it,
+    and the step can be taken."""
+    counter = tmp_path / "counter"
+    system = System(tmp_path)
+    system.program = [sys.executable, "-m", "tests.support.dying", str(counter)]
+    kills = 0
+    with contextlib.closing(system):
+        system.start()
+        for step in STEPS:
+            before = standing(system, "host-ca")["phase"]
+            for moment in MOMENTS[step]:
+                counter.write_text(str(moment))
+                with contextlib.suppress(Unavailable):
+                    system.api("admin").post("api", "rotations", "host-ca", body={"step": step})
+                counter.write_text("")
+                if system.server and system.server.process.poll() is not None:
+                    kills += 1
+                    system.start()
+                phase = standing(system, "host-ca")["phase"]
+                assert phase in (before, AFTER[step])
+                if phase == AFTER[step]:
+                    break
+            if standing(system, "host-ca")["phase"] == before:
+                rotate(system, "host-ca", step)
+    figure(f"{kills} kills")
+    assert kills >= len(STEPS)
+
+
+def reached(desk: Desk, agent: ConfiguredAgent, port: int) -> bool:
+    """Whether stock ssh gets through to this port of the agent's space."""
+    return through_the_hub(desk, agent).run("-W", f"127.0.0.1:{port}").stdout == b"here"
+
+
+def host_key(own: Site, path: str, step: str) -> list[str]:
+    """Take a step with the host key of this target; gives those that are listed then."""
+    said = own.system.api(own.near.owner).post("api", "spaces", path, "host-key", body={"step": step})
+    found: list[str] = said["host_keys"]
+    return found
+
+
+def left(system: System, what: str) -> dict[str, list[str]]:
+    """Whom the step that is due would leave behind, by kind."""
+    return {found["kind"]: found["names"] for found in standing(system, what)["dependents"]}
+
+
 def rotate(system: System, what: str, step: str) -> float:
     """Take a step as soon as nobody is left behind by it; gives the seconds that this took."""
     began = time.monotonic()
@@ -82,9 +224,9 @@ def rotate(system: System, what: str, step: str) -> float:
     return time.monotonic() - began
 
 
-def took(system: System, what: str, step: str) -> bool:
+def took(system: System, what: str, step: str, *, force: bool = False) -> bool:
     try:
-        system.api("admin").post("api", "rotations", what, body={"step": step})
+        system.api("admin").post("api", "rotations", what, body={"step": step, "force": force})
     except StillInUse:
         return False
     return True

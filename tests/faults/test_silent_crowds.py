@@ -27,8 +27,8 @@ SOON = 1
 """Seconds, from the table."""
 MEMORY = {"endpoint": 128 * MIB, "hub": 256 * MIB}
 """What the crowd may cost whoever it besets, who keeps 256 and 1,024 of it at a time, and collects the rest as garbage."""
-FLOOD = {"endpoint": 200, "hub": 900}
-"""Connections that the flood holds at a time: most of those who may wait."""
+FLOOD = {"endpoint": 200, "hub": 500}
+"""Connections that the flood holds at a time: half of those who may wait, or more."""
 SOURCES = {"own-address": "127.0.0.1", **({"other-address": "127.0.0.2"} if FULL else {})}
 """The crowd's address; the good login comes from the first."""
 

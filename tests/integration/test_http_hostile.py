@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,8 +127,13 @@ def test_no_secret_in_a_url(system: System) -> None:
     assert ask(system, head(path=f"/api/tokens/{token}", method="DELETE"))[0] in {400, 401}
     elsewhere = head(f"Cookie: token={token}", f"X-Api-Key: {token}", path="/api/spaces")
     assert ask(system, elsewhere)[:2] == (401, "not_authenticated")
+    for path in (f"/api/tokens/{token}", f"/x?{token}"):
+        assert ask(system, head(path=path, host="evil.example"))[:2] == (403, "host_refused")
+    secret = token.rpartition("_")[2]
+    until(lambda: "/api/tokens/knot_" in recorded(system), what="the refusal is recorded")
+    assert secret not in recorded(system)
     assert system.server is not None
-    assert token not in "\n".join(system.server.lines())
+    assert secret not in "\n".join(system.server.lines())
 
 
 def test_two_tokens_are_none(system: System) -> None:
@@ -292,6 +298,12 @@ def test_a_token_that_asks_too_often(tmp_path: Path) -> None:
         assert codes[0] == ""
         assert "rate_limited" in codes
         assert ask(system, other)[0] == 200
+
+
+def recorded(system: System) -> str:
+    """The audit record, as it is stored."""
+    with contextlib.closing(sqlite3.connect(system.folder / "server" / "store.db")) as store:
+        return "\n".join(fields for (fields,) in store.execute("SELECT fields FROM audit"))
 
 
 def memory(system: System) -> int:

@@ -212,7 +212,7 @@ def test_refusals(scene: Scene) -> None:
     for name in ("No Name", "join", other.id, "", 1, None):
         with pytest.raises(BadInput):
             scene.api.patch("api", "spaces", agent.id, body={"name": name})
-    for body in ({}, {"name": "x", "zone": "us"}):
+    for body in ({}, {"zone": None}, {"name": "x", "zone": "No Zone"}, {"name": "x", "owner": "mallory"}):
         with pytest.raises(BadInput):
             scene.api.patch("api", "spaces", agent.id, body=body)
     with pytest.raises(NotFound):

@@ -8,24 +8,20 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from knot_keys.certificates import read_certificate
 from knot_keys.keyfiles import fingerprint
 from knot_ssh.errors import NotAuthenticated
-from knot_ssh.ports import PortsOfServer
-from tests.faults.sites import NOWHERE
+from tests.support.couples import LIMIT, Couple, ended_after
 from tests.support.figures import Figure
-from tests.support.ledger import Ledger, Line
-from tests.support.services import answering, ask, free_port, serving
+from tests.support.ledger import Ledger
+from tests.support.services import answering, ask, serving
 from tests.support.system import AgentOf, System, running_system
 from tests.support.waiting import until
 
 PATHS = ["direct", "relay"]
-LIMIT = 2.0
-"""Seconds from the order to the last byte."""
 _numbers = itertools.count(1)
 
 
@@ -35,35 +31,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield system
 
 
-class Couple:
-    """A source and a target of one owner; the target is reached by this path."""
-
-    def __init__(self, system: System, path: str, owner: str) -> None:
-        self.system = system
-        self.owner = owner
-        self.path = path
-        self.api = system.api(owner)
-        self.target = self._agent(path)
-        self.source = self._agent("direct")
-
-    def _agent(self, path: str) -> AgentOf:
-        agent = self.system.space(f"space-{next(_numbers)}", self.owner, run=False)
-        agent.folder.parent.mkdir(exist_ok=True)
-        file = agent.folder.with_suffix(".yaml")
-        file.write_text("{}" if path == "direct" else f"advertise: [{NOWHERE}]")
-        token = self.api.post("api", "spaces", agent.id, "token", body={})["join_token"]
-        agent.start(token, options=("--config", str(file)))
-        return agent
-
-    def forward(self, port: int, **options: bool) -> int:
-        local = free_port()
-        order = {"local_port": local, "space": self.target.name, "remote_port": port, **options}
-        PortsOfServer(self.api).forward(self.source.id, order)
-        until(lambda: self.forwarded(local)["mode"] == self.path, what=f"reached by {self.path}")
-        return local
-
-    def forwarded(self, local: int) -> dict[str, Any]:
-        return next(forward for forward in self.source.forwards() if forward["local_port"] == local)
+class Orders(Couple):
+    """And what can be revoked of them."""
 
     def order(self, which: str) -> tuple[str, dict[str, str]]:
         """Who gives the order to revoke this, and the order."""
@@ -101,13 +70,6 @@ def certified_key(certificate: Path) -> str:
     return fingerprint(read_certificate(certificate.read_text()).key)
 
 
-def ended_after(lines: list[Line], began: float) -> float:
-    """Seconds until the last of these had its last byte; all were reset, and not shown as whole."""
-    until(lambda: all(line.is_over for line in lines), what=f"they end: {lines}")
-    assert all(line.is_reset for line in lines), lines
-    return max(line.over_at for line in lines) - began
-
-
 CERTIFICATES = ["source's certificate", "target's certificate"]
 ALL = [*CERTIFICATES, "source", "target", "source's key", "target's key", "target's host key", "user"]
 """The agents of the first two have other certificates made, for their keys are believed still."""
@@ -118,7 +80,7 @@ ALL = [*CERTIFICATES, "source", "target", "source's key", "target's key", "targe
 @pytest.mark.parametrize("which", ALL)
 def test_live_streams_end(system: System, which: str, path: str, figure: Figure) -> None:
     """Streams that flow are cut on both sides within two seconds, and nothing new is served by what is void."""
-    couple = Couple(system, path, f"owner-{next(_numbers)}")
+    couple = Orders(system, path, f"owner-{next(_numbers)}")
     with Ledger() as ledger:
         local = couple.forward(ledger.service().port)
         lines = [ledger.served(local) for _ in range(4)]

@@ -17,6 +17,7 @@ import knot_agent.cli
 import knot_server.http.app  # noqa: F401  (errors are found by their classes)
 from knot_agent.settings import AgentSettings
 from knot_server.settings import ServerSettings
+from knot_server.usecases.audit import Event
 from knot_ssh.errors import KnotError
 from knot_ssh.wire import Applied, ForwardList, ForwardStatus, Message
 
@@ -113,3 +114,11 @@ def test_scripting_is_documented() -> None:
         assert name in text, name
     example = (ROOT / "tests" / "resources" / "documentation" / "apply.py").read_text()
     assert textwrap.indent(example, "    ") in text
+
+
+@pytest.mark.parametrize("event", Event)
+def test_every_event_is_documented(event: Event) -> None:
+    """Each event of the audit record has a row in docs/audit.md, and no other has one."""
+    rows = re.findall(r"^\| `([a-z ]+)` \|.*\|.*\|$", (DOCS / "audit.md").read_text().partition("| event |")[2], re.MULTILINE)
+    assert rows.count(str(event)) == 1
+    assert len(rows) == len(Event)

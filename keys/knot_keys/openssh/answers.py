@@ -6,9 +6,9 @@ be good at this moment, for our key, of the user CA that the server names, and o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import asyncssh
 from pydantic import BaseModel, Field, ValidationError
@@ -18,6 +18,7 @@ from knot_keys.identity import Role
 from knot_keys.keyfiles import parse_public_key, public_line
 from knot_keys.openssh.texts import Space
 from knot_keys.openssh.trial import try_krl
+from knot_keys.possession import for_successor, is_proof
 from knot_keys.revocation import NOTHING_REVOKED
 from knot_ssh.addresses import Address
 from knot_ssh.api import Api
@@ -30,6 +31,8 @@ LIFETIME_MAX = 24 * 3600
 """Seconds; `knot server run` takes no longer `--certificate-lifetime`. (CERT_TIME_FOREVER is no time that could be shown.)"""
 LINE_MAX = 1 << 14
 """Characters of a key or certificate: one with a hundred zones and an RSA key of 16384 bits is shorter."""
+CAS_MAX = 4
+"""CAs of one kind that may be trusted at a time; a rotation has two."""
 KRL_MAGIC = b"SSHKRL\n\x00" + b"\x00\x00\x00\x01"
 """How a key revocation list begins, with its format's version (PROTOCOL.krl, KRL_MAGIC)."""
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -52,9 +55,15 @@ class SenselessAnswer(KnotError):
         return cls(f"the server's answer makes no sense, and nothing was changed: {complaint}")
 
 
+_Line = Annotated[str, Field(max_length=LINE_MAX)]
+
+
 class _Ca(BaseModel):
     user_ca: str = Field(max_length=LINE_MAX)
     host_ca: str = Field(max_length=LINE_MAX)
+    user_cas: list[_Line] = Field(default=[], max_length=CAS_MAX)
+    host_cas: list[_Line] = Field(default=[], max_length=CAS_MAX)
+    endorsement: str | None = Field(default=None, max_length=LINE_MAX)
     hub: str
 
 
@@ -77,7 +86,7 @@ class _Spaces(BaseModel):
 class Grant:
     """All that stock ssh needs, as one server says it at one moment. Times are seconds since 1970."""
 
-    host_ca: str
+    host_cas: tuple[str, ...]
     hub: Address
     certificate: str
     valid_after: int
@@ -92,21 +101,20 @@ class Grant:
         return (self.valid_after + BACKDATE + self.valid_before) // 2
 
 
-def ask(api: Api, key: asyncssh.SSHKey, lifetime: int | None, pinned: str, now: float) -> Grant:
-    """Ask the server for everything. `pinned` is the host CA to expect; empty takes whatever it is.
+def ask(api: Api, key: asyncssh.SSHKey, lifetime: int | None, pinned: Collection[str], now: float) -> Grant:
+    """Ask the server for everything. `pinned` are the host CAs to expect; none takes whatever they are.
 
     Raises OtherHostCa, SenselessAnswer, Conflict for who owns no space, and as Api does.
     """
     ca = _read(_Ca, api.get("api", "ca"))
-    host_ca, user_ca = _sensible(parse_public_key, ca.host_ca), _sensible(parse_public_key, ca.user_ca)
-    if pinned and public_line(host_ca) != pinned:
-        raise OtherHostCa
+    user_cas = _keys(ca.user_ca, ca.user_cas)
+    host_cas = _vouched_for(_keys(ca.host_ca, ca.host_cas), ca.endorsement, pinned)
     hub = _sensible(_dialled, ca.hub)
     order = {"public_key": public_line(key)} | ({} if lifetime is None else {"lifetime": lifetime})
     certificate = _read(_Certificate, api.post("api", "certificates", body=order)).certificate
-    line, owner, start, end = _sensible(lambda text: _checked(text, key, user_ca, now), certificate)
+    line, owner, start, end = _sensible(lambda text: _checked(text, key, user_cas, now), certificate)
     spaces = _of_one_owner(_read(_Spaces, api.get("api", "spaces")), owner)
-    return Grant(public_line(host_ca), hub, line, start, end, spaces, _krl(api))
+    return Grant(tuple(map(public_line, host_cas)), hub, line, start, end, spaces, _krl(api))
 
 
 def _read(model: type[Answer], answer: Any) -> Answer:
@@ -123,6 +131,25 @@ def _sensible(parse: Callable[[str], Parsed], text: str) -> Parsed:
         raise SenselessAnswer.because(str(error)) from None
 
 
+def _keys(active: str, trusted: Sequence[str]) -> list[asyncssh.SSHKey]:
+    """The CAs of one kind, each once, the active one first; a server of before names it alone."""
+    return [_sensible(parse_public_key, line) for line in dict.fromkeys([active, *trusted])]
+
+
+def _vouched_for(cas: list[asyncssh.SSHKey], endorsement: str | None, pinned: Collection[str]) -> list[asyncssh.SSHKey]:
+    """The host CAs to trust: all where none is pinned, else those that are, and the one that a pinned one has signed.
+
+    A list alone proves nothing: public keys are no secret, and who is on the way to the server could add another. Raises
+    OtherHostCa where the active one is not to be trusted.
+    """
+    known = [ca for ca in cas if not pinned or public_line(ca) in pinned]
+    vouched = [ca for ca in cas if endorsement and any(is_proof(pin, for_successor(ca), endorsement) for pin in known)]
+    trusted = [ca for ca in cas if ca in known or ca in vouched]
+    if cas[0] not in trusted:
+        raise OtherHostCa
+    return trusted
+
+
 def _dialled(text: str) -> Address:
     """The hub's address; a host that begins like an option, and a port that nobody listens at, are none."""
     address = Address.parse(text, what="the hub's address")
@@ -131,11 +158,11 @@ def _dialled(text: str) -> Address:
     return address
 
 
-def _checked(line: str, key: asyncssh.SSHKey, user_ca: asyncssh.SSHKey, now: float) -> tuple[str, Owner, int, int]:
+def _checked(line: str, key: asyncssh.SSHKey, user_cas: Collection[asyncssh.SSHKey], now: float) -> tuple[str, Owner, int, int]:
     """The certificate's own line, whose it is, and from when until when it is good."""
     certificate = read_certificate(line)
     try:
-        client = check_client(certificate, [user_ca], NOTHING_REVOKED, now=now)
+        client = check_client(certificate, user_cas, NOTHING_REVOKED, now=now)
     except CertificateRefused as error:
         raise KnotError(f"the certificate is refused: {error} (is this machine's clock right?)") from None
     if certificate.key.public_data != key.public_data:

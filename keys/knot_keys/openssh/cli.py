@@ -52,7 +52,7 @@ def setup(context: click.Context, yes: bool, identity: str | None, lifetime: int
     before = earlier(places)
     wanted = Wanted(given(context), None if identity is None else named_identity(identity), lifetime)
     state = set_up(places, wanted, lambda lines: _ask(places, lines, yes))
-    if before and before.host_ca not in {"", state.host_ca}:
+    if before and before.host_cas and set(before.host_cas).isdisjoint(state.host_cas):
         click.echo("knot: the host CA is another one than before", err=True)
     _report_setup(places, state)
 
@@ -112,7 +112,8 @@ def _report_setup(places: Places, state: State) -> None:
     from knot_keys.keyfiles import fingerprint, parse_public_key
 
     click.echo(f"Set up ssh in {_shown(places.folder)}: certificate until {local_time(state.valid_before)}, {_counted(state)}.")
-    click.echo(f"Hosts are checked by the CA {fingerprint(parse_public_key(state.host_ca))}.")
+    names = " or ".join(fingerprint(parse_public_key(ca)) for ca in state.host_cas)
+    click.echo(f"Hosts are checked by the CA {names}.")
     example = next(iter(state.spaces), "NAME").partition(".")[0]
     click.echo(f"Try: ssh -N -L 8080:localhost:8080 {example}.knot")
     for note in _notes(places, state):

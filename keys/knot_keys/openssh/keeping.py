@@ -28,21 +28,21 @@ def this_command() -> list[str]:
 def keep(places: Places, state: State, grant: Grant, command: Sequence[str]) -> State:
     """Write all files, each in one step, and what is remembered last; gives that.
 
-    A server that cannot make a revocation list now leaves the last one of the same CA in place. Raises BadInput for paths
+    A server that cannot make a revocation list now leaves the last one of the same CAs in place. Raises BadInput for paths
     that ssh cannot be told.
     """
-    if grant.krl is None and state.host_ca != grant.host_ca:
+    if grant.krl is None and set(state.host_cas).isdisjoint(grant.host_cas):
         places.krl.unlink(missing_ok=True)
     if grant.krl is not None:
         _put(places.krl, grant.krl)
     text = ssh_config(places, grant.hub, state.key_file(places), command, has_krl=places.krl.exists())
     _put(places.certificate, f"{grant.certificate}\n".encode())
-    _put(places.known_hosts, known_hosts(grant.host_ca).encode())
+    _put(places.known_hosts, known_hosts(grant.host_cas).encode())
     _put(places.spaces, stanzas(grant.spaces).encode())
     _put(places.ssh_config, encoded(text))
     kept = dataclasses.replace(
         state,
-        host_ca=grant.host_ca,
+        host_cas=list(grant.host_cas),
         hub=str(grant.hub),
         valid_after=grant.valid_after,
         valid_before=grant.valid_before,

@@ -56,7 +56,7 @@ def expiry_notice(places: Places, error: KnotError) -> str:
 def _refresh(places: Places, state: State, said: doors.Given, now: float) -> State:
     key = public_key(state.key_file(places))
     with contextlib.closing(doors.api(_as_whom(state, said), PATIENCE)) as api, _within(ANSWER_SECONDS, state.server):
-        grant = ask(api, key, state.lifetime, state.host_ca, now)
+        grant = ask(api, key, state.lifetime, state.host_cas, now)
     return keep(places, state, grant, this_command())
 
 

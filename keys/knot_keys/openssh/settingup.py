@@ -55,7 +55,7 @@ def set_up(places: Places, wanted: Wanted, agree: Callable[[bytes], None]) -> St
     with contextlib.closing(doors.api(wanted.said)) as api:
         if needs_word:
             agree(lines)
-        grant = ask(api, key, state.lifetime, "", time.time())
+        grant = ask(api, key, state.lifetime, (), time.time())
     _own_folder(places)
     with locked(places.lock, LOCK_SECONDS):
         if before is None and earlier(places):

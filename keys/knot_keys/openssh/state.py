@@ -19,6 +19,7 @@ RETRY_SECONDS = 10
 _NONE = type(None)
 _TYPES = {
     "str": str, "str | None": (str, _NONE), "int": int, "int | None": (int, _NONE), "bool": bool, "dict[str, str]": dict,
+    "list[str]": list,
 }  # fmt: skip
 
 
@@ -41,8 +42,8 @@ class State:
     made_config: bool = False
     made_folder: bool = False
     """Whether the key, `~/.ssh/config` and `~/.ssh` were made here, and so are taken away again."""
-    host_ca: str = ""
-    """The pinned host CA, an OpenSSH public key line."""
+    host_cas: list[str] = field(default_factory=list)
+    """The pinned host CAs, OpenSSH public key lines; more than one while the server's is changed for another."""
     hub: str = ""
     valid_after: int = 0
     valid_before: int = 0
@@ -101,7 +102,11 @@ def local_time(seconds: float) -> str:
 
 def _parse(document: Any) -> State:
     """Raises TypeError or LookupError for what `write_state` would not have written."""
+    if "host_ca" in document:  # as it was written while there could be but one
+        document["host_cas"] = [document.pop("host_ca")]
     for entry in fields(State):
         if not isinstance(document[entry.name], _TYPES[str(entry.type)]):  # type: ignore[arg-type]
             raise TypeError(entry.name)
+    if not document["host_cas"] or not all(isinstance(line, str) for line in document["host_cas"]):
+        raise TypeError("host_cas")
     return State(**document)

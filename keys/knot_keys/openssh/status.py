@@ -20,7 +20,8 @@ def report(places: Places, now: float) -> dict[str, Any]:
     return {
         "server": state.server,
         "hub": state.hub,
-        "host_ca": fingerprint(parse_public_key(state.host_ca)),
+        "host_ca": fingerprint(parse_public_key(state.host_cas[0])),
+        "host_cas": [fingerprint(parse_public_key(ca)) for ca in state.host_cas],
         "identity": str(state.key_file(places)),
         "fingerprint": fingerprint(certificate.key),
         "principals": list(certificate.principals),
@@ -38,7 +39,7 @@ def table(found: dict[str, Any]) -> str:
     rows = [
         ("server", found["server"]),
         ("hub", found["hub"]),
-        ("host CA", found["host_ca"]),
+        *(("host CA", ca) for ca in found["host_cas"]),
         ("key", f"{found['identity']} {found['fingerprint']}"),
         ("principals", ", ".join(found["principals"])),
         ("valid from", local_time(found["valid_after"])),

@@ -73,9 +73,9 @@ def stanzas(spaces: Sequence[Space]) -> str:
     )
 
 
-def known_hosts(host_ca: str) -> str:
-    """Trust in one CA for the hub, for spaces by id, and for full names. `host_ca` is a public key line of ours."""
-    return f"@cert-authority {HUB_PRINCIPAL},*.{SUFFIX},{ID_PATTERN} {host_ca}\n"
+def known_hosts(host_cas: Sequence[str]) -> str:
+    """Trust in these CAs for the hub, for spaces by id, and for full names. They are public key lines of ours."""
+    return "".join(f"@cert-authority {HUB_PRINCIPAL},*.{SUFFIX},{ID_PATTERN} {host_ca}\n" for host_ca in host_cas)
 
 
 def ssh_config(places: Places, hub: Address, identity: Path, command: Sequence[str], *, has_krl: bool) -> str:

@@ -28,6 +28,7 @@ from knot_server.http.bodies import (
     CreatedUser,
     Done,
     Health,
+    HostKeyOrder,
     JoinTokenBody,
     NewApiToken,
     NewSpace,
@@ -103,6 +104,7 @@ _METHODS = ("GET", "POST", "PATCH", "DELETE")
 SpaceInPath = Annotated[
     SpaceReference, Path(description="The space's id or name.", openapi_examples={"name": {"value": "frontend"}})
 ]
+WhatInPath = Annotated[What, Path(description="Which key.", openapi_examples={"host CA": {"value": "host-ca"}})]
 UserInPath = Annotated[Owner, Path(description="The user's name.", openapi_examples={"name": {"value": "bob"}})]
 TokenInPath = Annotated[
     str,
@@ -227,13 +229,17 @@ def _spaces(services: Services) -> APIRouter:
 
     @routes.patch(
         "/api/spaces/{space_id}",
-        summary="Rename a space",
+        summary="Rename or move a space",
         responses=answers({**SPACE, "name": "api"}, 400, 401, 404, 409),
         openapi_extra=body({"name": "api"}),
     )
     async def change_space(space_id: SpaceInPath, body: SpaceChange, actor: Actor = FULL) -> SpaceInfo:
-        """Give a space another name; its forwards and open connections go on."""
-        space = await services.renaming.rename(actor, space_id, body.name)
+        """Give a space another name, or move it to another zone.
+
+        Under another name its forwards and open connections go on. In another zone its certificates are void, what is open to
+        and from it ends, and forwards across the border fail; its agent is certified anew.
+        """
+        space = await services.renaming.change(actor, space_id, name=body.name, zone=body.zone)
         return SpaceInfo.of(space, running=is_running(space))
 
     @routes.delete("/api/spaces/{space_id}", summary="Delete a space", responses=answers(DONE, 400, 401, 404))
@@ -374,9 +380,20 @@ def _rotations(services: Services) -> APIRouter:
         responses=answers(ROTATION, 400, 401, 403, 409),
         openapi_extra=body({"step": "prepare", "force": False}),
     )
-    async def rotate(what: What, body: RotationOrder, actor: Actor = FULL) -> RotationInfo:
+    async def rotate(what: WhatInPath, body: RotationOrder, actor: Actor = FULL) -> RotationInfo:
         """Take the step that is due. Refused while somebody would be left behind, unless forced. For administrators."""
         return RotationInfo.of(await services.rotations.take(actor, what, body.step, force=body.force))
+
+    @routes.post(
+        "/api/spaces/{space_id}/host-key",
+        summary="Rotate a space's host key",
+        responses=answers(SPACE, 400, 401, 404, 409),
+        openapi_extra=body({"step": "prepare"}),
+    )
+    async def rotate_host_key(space_id: SpaceInPath, body: HostKeyOrder, actor: Actor = FULL) -> SpaceInfo:
+        """Take the step that is due. `prepare` has the agent make the next key, which is in `host_keys` from then on."""
+        space = await services.host_keys.take(actor, space_id, body.step)
+        return SpaceInfo.of(space, running=services.roster.runs(space.space_id))
 
     return routes
 

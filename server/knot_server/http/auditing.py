@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 from starlette.types import Scope
@@ -14,6 +15,9 @@ CALLER = "knot.caller"
 """Where in an ASGI scope it stands who calls: an Actor, or the error that a route which wants to know raises."""
 REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
 """What is a refusal; that a thing does not exist, or does not fit, is an answer."""
+
+_SECRET = re.compile(r"(knot(?:join)?_)[^/]*")
+"""A token that somebody has put into the path, where none is ever taken."""
 
 
 def caller_of(scope: Scope) -> Actor | None:
@@ -28,10 +32,10 @@ def address_of(scope: Scope) -> str:
 
 
 def note_refusal(audit: Audit, scope: Scope, error: KnotError) -> None:
-    """Note that a request was refused, if it was: by its path, never by its query or a header."""
+    """Note that a request was refused, if it was: by its path without tokens, never by its query or a header."""
     if error.http_status not in REFUSED:
         return
     actor, address = caller_of(scope), address_of(scope)
-    method, path = str(scope.get("method", "")), str(scope.get("path", ""))
+    method, path = str(scope.get("method", "")), _SECRET.sub(r"\1…", str(scope.get("path", "")))
     who = {"owner": actor.owner, "actor": actor} if actor else {"actor": STRANGER}
     audit.refuse("http", error.code, address, **who, method=method, path=path, address=address)

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
 
 from knot_keys.keyring import Phase, Step
 from knot_server.actor import Scope
@@ -25,6 +37,16 @@ PAGE_MAX = 1000
 """Records in one answer, some 400 KB."""
 MAX_ID = 2**53
 """What JSON carries everywhere."""
+
+
+def _iso(text: object) -> object:
+    """Not a number of seconds, which is a moment to pydantic, too."""
+    if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", str(text)):
+        raise ValueError("must be a time like 2026-11-20T09:30:00Z")
+    return text
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso)]
 
 
 def _query(text: str, example: object, *, default: Any = None, **limits: Any) -> Any:
@@ -62,8 +84,26 @@ class NewSpace(Message):
     zone: Zone
 
 
+def _never_null(schema: dict[str, Any]) -> None:
+    """At least one key, and what is there is not null."""
+    schema["minProperties"] = 1
+    for name, described in schema["properties"].items():
+        [kind] = [choice for choice in described.pop("anyOf") if choice != {"type": "null"}]
+        schema["properties"][name] = kind | {key: value for key, value in described.items() if key != "default"}
+
+
 class SpaceChange(Message):
-    name: SpaceName
+    model_config = ConfigDict(json_schema_extra=_never_null)
+
+    name: SpaceName | None = Field(default=None, description="What it is to be called; as it is if left out.")
+    zone: Zone | None = Field(default=None, description="Where it is to lie; where it is if left out.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_something(cls, given: object) -> object:
+        if isinstance(given, dict) and (not given or None in given.values()):
+            raise ValueError("give a name, a zone or both")
+        return given
 
 
 class NewToken(Message):
@@ -83,6 +123,7 @@ class SpaceInfo(BaseModel):
     running: bool
     agentless: bool = Field(description="An ordinary sshd serves it, without an agent: forwards can only lead to it.")
     host_key: str | None = Field(description="The endpoint's public host key, for clients that pin it.")
+    host_keys: list[str] = Field(description="The same, and the one that it is going to show or has shown.")
     created_at: datetime
     last_seen: datetime | None
 
@@ -96,6 +137,7 @@ class SpaceInfo(BaseModel):
             running=running,
             agentless=space.agentless,
             host_key=space.host_key,
+            host_keys=space.host_keys,
             created_at=moment(space.created_at),
             last_seen=moment(space.last_seen) if space.last_seen else None,
         )
@@ -200,6 +242,10 @@ class RotationOrder(Message):
     force: StrictBool = Field(default=False, description="Though somebody is left behind.")
 
 
+class HostKeyOrder(Message):
+    step: Step
+
+
 class DependentsInfo(BaseModel):
     kind: Literal["spaces", "certificates", "tokens", "people"]
     text: str = Field(description="What there is to say of them, after their number.")
@@ -255,10 +301,10 @@ class AuditQuery(BaseModel):
 
     after: int | None = _query("Those behind this id, the oldest first; without it the newest.", 0, ge=0, le=MAX_ID)
     event: list[Event] = _query("Of these kinds alone.", ["refused"], default=[], max_length=len(Event))
-    space: SpaceReference | None = _query("About this space: its name or id; one that was deleted, by its id.", "frontend")
+    space: SpaceReference | None = _query("About this space: its name or id; one that was deleted, by its id.", "backend-api")
     user: Owner | None = _query("About what this user owns, or has done.", "alice")
-    since: AwareDatetime | None = _query("From this moment on.", "2026-11-20T09:30:00Z")
-    until: AwareDatetime | None = _query("Before this moment.", "2026-11-20T10:30:00Z")
+    since: Moment | None = _query("From this moment on.", "2026-11-20T09:30:00Z")
+    until: Moment | None = _query("Before this moment.", "2026-11-20T10:30:00Z")
     limit: int = _query("As many at most.", 100, default=100, ge=1, le=PAGE_MAX)
 
     def wanted(self) -> Wanted:

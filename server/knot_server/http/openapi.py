@@ -62,7 +62,8 @@ APPLIED = {
 }
 SPACE = {
     "id": "3f0c2a9e-5b1d-4c7e-8a66-0d9b7e1f2c34", "name": "backend-api", "owner": "alice", "zone": "eu", "running": True,
-    "agentless": False, "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE", "created_at": "2026-11-20T09:00:00Z",
+    "agentless": False, "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE",
+    "host_keys": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEXAMPLE"], "created_at": "2026-11-20T09:00:00Z",
     "last_seen": "2026-11-20T09:30:00Z",
 }  # fmt: skip
 JOIN_TOKEN = {"join_token": "knotjoin_…", "hub": "knot.example.com:2222"}

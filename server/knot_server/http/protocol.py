@@ -53,7 +53,7 @@ class HttpConfig(uvicorn.Config):
         )
         self.settings = settings
         self.tls = tls
-        self.room = WaitingRoom(settings.max_http_connections)
+        self.room = WaitingRoom(settings.max_http_connections, "too many that ask nothing")
 
 
 class Entrance(asyncio.Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncssh
@@ -90,14 +91,20 @@ class _Conversation:
         self._control = control
         self._key = key
         self._space = space
-        """As it was at login; its name may change."""
-        self._actor = Actor(
-            space.principal.owner, zone=space.principal.zone, space=space.space_id, space_name=space.name, address=address
-        )
+        """As it was at login; its name and zone may change."""
+        self._address = address
         self._sightings = Sightings(control.database, control.audit, space.space_id)
         self._trusts = set(space.trusts.split())
+        self._trusting = asyncio.Lock()
         self._greeted = False
         self._welcomed = False
+
+    @property
+    def _actor(self) -> Actor:
+        """On whose behalf it asks."""
+        principal = self.agent.principal
+        agent, address = self.agent, self._address
+        return Actor(principal.owner, zone=principal.zone, space=agent.space_id, space_name=agent.name, address=address)
 
     def methods(self) -> dict[str, Method]:
         """Nothing but hello is answered before hello: only then the hub knows this agent, and can cut it off."""
@@ -130,8 +137,11 @@ class _Conversation:
             try:
                 await control.forwarding.forget_stopped(self._actor, agent.space_id, hello.stopped)
                 forwards = await control.forwarding.stored(agent.space_id)
+                now = await control.enrolment.space(agent.space_id)
+                if now is None:
+                    raise KeyRefused
+                agent.name, agent.principal = now.name, now.principal  # from now on a change of either is told
                 target = await control.forwarding.target(self._actor, agent.space_id)
-                agent.name = target.name  # from now on a rename changes it
                 names = await self._names(hello.targets)
             except BaseException:
                 control.roster.leave(agent)
@@ -153,7 +163,7 @@ class _Conversation:
         for part in revoked:
             await agent.peer.notify("keys.listed", part)
         return Welcome(
-            membership=control.enrolment.membership(space).model_copy(update={"space": target.name}),
+            membership=control.enrolment.membership(now),
             forwards=forwards,
             revoked=last,
             names=names,
@@ -169,13 +179,14 @@ class _Conversation:
         self._control.roster.report(self.agent, report)
 
     async def witness(self, report: AuditReport) -> None:
-        await self._sightings.take(replace(self._actor, space_name=self.agent.name), report)
+        await self._sightings.take(self._actor, report)
 
     async def trust(self, trust: Trust) -> None:
-        """Take down whom the agent trusts, where that is news."""
-        if set(trust.cas) != self._trusts:
-            await self._control.enrolment.trusts(self.agent.space_id, self._key, trust.cas)
-            self._trusts = set(trust.cas)
+        """Take down whom the agent trusts, where that is news; what it says last counts."""
+        async with self._trusting:
+            if set(trust.cas) != self._trusts:
+                await self._control.enrolment.trusts(self.agent.space_id, self._key, trust.cas)
+                self._trusts = set(trust.cas)
 
     async def locate(self, question: TargetQuestion) -> Target:
         target = await self._control.forwarding.target(self._actor, question.space)

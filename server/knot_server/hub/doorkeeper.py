@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ import structlog
 from asyncssh.stream import SSHServerStreamSession
 
 from knot_keys.authority import Authority
+from knot_keys.bounds import Bounds
 from knot_keys.certificates import CLIENT_REASONS, CertificateRefused, ClientCertificate, check_client, serial_of
 from knot_keys.connections import Doorkeeper, ServerConnection, Shown
 from knot_keys.jointoken import JoinToken
@@ -34,6 +35,7 @@ from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.registration import Registrations
 from knot_server.usecases.revocation import Revocations
+from knot_ssh.dataplane.shares import Shares
 from knot_ssh.errors import BadInput, KnotError
 from knot_ssh.names import RELAY_PORT, SpaceId
 from knot_ssh.tasks import Tasks
@@ -43,6 +45,7 @@ log = structlog.get_logger(__name__)
 
 UNAUTHENTICATED_MAX = 1024
 """Connections that have not logged in yet; a fleet that comes back at once is among them."""
+HUB_BOUNDS = Bounds(UNAUTHENTICATED_MAX)
 REGISTRATIONS_MAX = 3
 """Requests to be relayed to that one connection may make; one of them can succeed."""
 JOIN_SECONDS = 60.0
@@ -110,19 +113,26 @@ class Lobby:
     registrations: Registrations
     subsystems: Mapping[type[Visitor], Mapping[str, Subsystem]]
     """What each kind of visitor is offered, by name."""
+    bounds: Bounds = HUB_BOUNDS
     keepers: set[HubDoorkeeper] = field(default_factory=set)
-    room: WaitingRoom = field(default_factory=lambda: WaitingRoom(UNAUTHENTICATED_MAX))
-    turnstile: Turnstile = field(default_factory=Turnstile)
+    room: WaitingRoom = field(init=False)
+    turnstile: Turnstile = field(init=False)
+    shares: Shares = field(init=False)
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
     audit: Audit | None = None
+
+    def __post_init__(self) -> None:
+        self.room = WaitingRoom(self.bounds.unauthenticated)
+        self.turnstile = Turnstile(self.bounds.key_exchanges)
+        self.shares = Shares(self.relay.plane.limits)
 
 
 class HubDoorkeeper(Doorkeeper):
     """One for each connection to the hub."""
 
     def __init__(self, lobby: Lobby) -> None:
-        super().__init__(lobby.room, lobby.turnstile, lobby.tasks)
+        super().__init__(lobby.bounds, lobby.room, lobby.turnstile, lobby.shares, lobby.tasks)
         self._lobby = lobby
         self._login = ""
         self._served = False
@@ -137,6 +147,19 @@ class HubDoorkeeper(Doorkeeper):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._lobby.keepers.discard(self)
+
+    @property
+    def peer_id(self) -> Hashable:
+        """A token, a space by its key, a space by its certificate, or a person with whichever of their keys."""
+        match self._visitor:
+            case Joiner(token_id=token_id):
+                return "token", token_id
+            case Member(space_id=space_id):
+                return "member", space_id
+            case Caller(client=client):
+                return client.identity.role, client.identity.owner, client.identity.space_id
+            case _:
+                return None
 
     def begin_auth(self, username: str) -> bool:
         self._login = username

@@ -8,14 +8,25 @@ from functools import partial
 from asyncssh.connection import SSHServerConnectionOptions
 
 from knot_keys.authority import Authority
+from knot_keys.bounds import Bounds
 from knot_keys.certificates import read_certificate
 from knot_keys.connections import Credential, ServerConnection, close, server_options
+from knot_keys.entrance import Entrance
 from knot_keys.keyring import KeyRing
 from knot_server.hub.control import Control
-from knot_server.hub.doorkeeper import LOGIN_REASONS, HubDoorkeeper, Joiner, Lobby, Member, Subsystem, Visitor
+from knot_server.hub.doorkeeper import (
+    HUB_BOUNDS,
+    LOGIN_REASONS,
+    HubDoorkeeper,
+    Joiner,
+    Lobby,
+    Member,
+    Subsystem,
+    Visitor,
+)
 from knot_server.hub.joining import serve_joiner
 from knot_server.hub.plain import Plain, plain
-from knot_server.hub.relay import Relay
+from knot_server.hub.relay import RELAY_BOUNDS, Relay, RelayBounds
 from knot_server.refusals import Refusals
 from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
@@ -52,8 +63,11 @@ class Hub:
         renaming: Renaming,
         registrations: Registrations,
         audit: Audit,
+        bounds: Bounds = HUB_BOUNDS,
+        relaying: RelayBounds = RELAY_BOUNDS,
     ) -> None:
-        self.relay = Relay(plane, audit)
+        self.relay = Relay(plane, audit, relaying)
+        self._bounds = bounds
         self._plane = plane
         self._authority = authority
         self._host_key = host_key
@@ -73,12 +87,21 @@ class Hub:
             },
         }
         self._lobby = Lobby(
-            authority, enrolment, revocations, self.relay, registrations, subsystems, refusals=self.refusals, audit=audit
+            authority,
+            enrolment,
+            revocations,
+            self.relay,
+            registrations,
+            subsystems,
+            bounds,
+            refusals=self.refusals,
+            audit=audit,
         )
         self._listener: Closeable | None = None
         self._options: SSHServerConnectionOptions | None = None
+        self._entrance: Entrance | None = None
         revocations.on_change.append(self._drop_revoked)
-        renaming.on_rename.append(self.relay.rename)
+        renaming.on_change.append(self.relay.change)
 
     @property
     def host_key(self) -> str:
@@ -94,9 +117,17 @@ class Hub:
         """Bind and start accepting; gives the address with the port that was bound. Raises BadInput when it is taken."""
         sock = listen_on(address, what="--ssh")
         plane = self._plane
-        options = await server_options(plane, lambda: HubDoorkeeper(self._lobby), self._credential())
+        bounds = self._bounds
+        keeper = partial(HubDoorkeeper, self._lobby)
+        options = await server_options(plane, keeper, self._credential(), bounds.login_timeout)
+        self._entrance = Entrance(
+            lambda accepted: plane.accept(accepted, ServerConnection(plane, options)),
+            bounds.unauthenticated,
+            bounds.login_timeout,
+            bounds.connections,
+        )
+        self._listener = plane.listen(sock, self._entrance.come)
         self._options = options
-        self._listener = plane.serve(sock, lambda: ServerConnection(plane, options))
         self._lobby.tasks.start(self._renew())
         return bound_address(sock)
 
@@ -105,6 +136,8 @@ class Hub:
         self.relay.stop_accepting()
         if self._listener:
             self._listener.close()
+        if self._entrance:
+            self._entrance.close()
 
     async def wait_idle(self) -> None:
         """Wait until nothing is being relayed."""

@@ -54,6 +54,17 @@ REASONS = (NOT_REACHABLE, TOO_MANY, AGENT_REFUSED, *PERMISSION_REASONS)
 """Why a connection was not relayed."""
 
 
+@dataclass(frozen=True, slots=True)
+class RelayBounds:
+    """What one owner may use of the relay."""
+
+    connections: int = RELAYED_MAX
+    held: int = HELD_MAX
+
+
+RELAY_BOUNDS = RelayBounds()
+
+
 @dataclass(slots=True)
 class Reachable:
     """An endpoint that has asked to be relayed to. `space` is what it is called now."""
@@ -81,9 +92,10 @@ class Account:
 class Relay:
     """The endpoints that can be relayed to, and what is being relayed."""
 
-    def __init__(self, plane: DataPlane, audit: Audit | None = None) -> None:
+    def __init__(self, plane: DataPlane, audit: Audit | None = None, bounds: RelayBounds = RelayBounds()) -> None:
         self.plane = plane
         self._audit = audit
+        self._bounds = bounds
         self.tally = Tally()
         self.channels = Channels()
         self.renames = 0
@@ -111,13 +123,17 @@ class Relay:
             del self._by_id[endpoint.space_id]
             self._take_name(endpoint)
 
-    def rename(self, space_id: SpaceId, name: SpaceName) -> None:
-        """Relay to this space under another name from now on. Its registrations stand, and so does what is open."""
+    def change(self, space_id: SpaceId, name: SpaceName, principal: Principal) -> None:
+        """Relay to this space under another name, or in another zone, from now on. Its registrations stand, and so does what is
+        open, but for callers who may not enter that zone."""
         self.renames += 1
         for endpoint in self._by_id.get(space_id, ()):
             self._take_name(endpoint)
-            endpoint.space = name
+            endpoint.space, endpoint.principal = name, principal
             self._give_name(endpoint)
+        for account in list(self._accounts.values()):
+            for passage in list(account.passages):
+                passage.end_unless_allowed()
 
     def request(
         self,
@@ -144,12 +160,12 @@ class Relay:
                 asyncssh.OPEN_CONNECT_FAILED, "no space of yours that can be reached has that name or id"
             )
         owner = client.identity.owner
-        account = self._accounts.setdefault(owner, Account(Budget(HELD_MAX, return_free_memory, within=self.plane.budget)))
-        if len(account.passages) >= RELAYED_MAX or not self._accepting:
+        account = self._accounts.setdefault(owner, Account(self._budget()))
+        if len(account.passages) >= self._bounds.connections or not self._accepting:
             self.refusals.count(TOO_MANY)
             self._note_refusal(client, TOO_MANY, host, port)
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "too many relayed connections at once")
-        passage = Passage(self, account, caller, endpoint, partial(self._note_opened, caller, client, endpoint))
+        passage = Passage(self, account, caller, client, endpoint, partial(self._note_opened, caller, client, endpoint))
         return passage.near, passage
 
     @property
@@ -202,6 +218,9 @@ class Relay:
         if account and not account.passages:
             del self._accounts[owner]
 
+    def _budget(self) -> Budget:
+        return Budget(self._bounds.held, return_free_memory, within=self.plane.budget)
+
     def _give_name(self, endpoint: Reachable) -> None:
         self._by_name[endpoint.principal.owner, str(endpoint.space)] = endpoint.space_id
 
@@ -229,9 +248,16 @@ class Passage:
     """
 
     def __init__(
-        self, relay: Relay, account: Account, caller: ServerConnection, endpoint: Reachable, on_open: Callable[[], None]
+        self,
+        relay: Relay,
+        account: Account,
+        caller: ServerConnection,
+        client: ClientCertificate,
+        endpoint: Reachable,
+        on_open: Callable[[], None],
     ) -> None:
         self.connection = caller
+        self._client = client
         self.plane = relay.plane
         self.tally = relay.tally
         self._relay = relay
@@ -259,6 +285,11 @@ class Passage:
             return
         self._far = self._made(theirs)
         self._far.ask(self._endpoint.connection, self._endpoint.registered, RELAY_PORT, FORWARDED_TCPIP)
+
+    def end_unless_allowed(self) -> None:
+        """The endpoint may have moved to where the caller may not go."""
+        if self._endpoint.principal not in self._client.identity.principals:
+            self._end()
 
     def give_up(self) -> None:
         """The caller wants it no more; `channel_gone` comes."""

@@ -55,6 +55,9 @@ class Space(Base):
     last_seen: Mapped[int | None] = mapped_column(BigInteger)
     enrolled_key: Mapped[str | None]
     host_key: Mapped[str | None]
+    host_key_next: Mapped[str | None]
+    host_key_old: Mapped[str | None]
+    """What the host key is to be, and what it was: at most one of them, while it is changed for another."""
     agentless: Mapped[bool] = mapped_column(default=False, server_default=false())
     """An ordinary sshd has joined as this space, and no agent since."""
     trusts: Mapped[str] = mapped_column(default="", server_default="")
@@ -67,6 +70,11 @@ class Space(Base):
     @property
     def space_name(self) -> SpaceName:
         return SpaceName(self.name)
+
+    @property
+    def host_keys(self) -> list[str]:
+        """The host key, and the one that it will be or was."""
+        return [key for key in (self.host_key, self.host_key_next, self.host_key_old) if key]
 
     @property
     def principal(self) -> Principal:

@@ -284,6 +284,6 @@ async def _find_owners(session: AsyncSession, batch: list[Row]) -> None:
     if not orphans:
         return
     question = select(Space.id, Space.owner).where(Space.id.in_({row["space_id"] for row in orphans}))
-    owners: dict[str, str] = dict((await session.execute(question)).tuples().all())
+    owners = {space.id: space.owner for space in await session.execute(question)}
     for row in orphans:
         row["owner"] = owners.get(row["space_id"])

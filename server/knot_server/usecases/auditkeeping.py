@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import CursorResult, delete, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import ColumnElement
 
 from knot_server.store.database import Database
@@ -29,11 +29,13 @@ ROUTINE = (*STRANGERS, Event.CERTIFIED, Event.LINK_OPENED, Event.RELAYED, Event.
 """What agents and people cause as long as they work, or as often as they like."""
 SHARES = ((STRANGERS, 0.25), (ROUTINE, 0.75), (tuple(Event), 1.0))
 """Of all records there may be, the part that these may take up."""
-KEEP_SECONDS = 60.0
+KEEP_SECONDS = 300.0
 """Seconds between two looks at what is too old or too much."""
 STEP = 500
 """Records dropped in one transaction, some milliseconds, for which others who write wait."""
 DAY = 24 * 3600
+LOOK = 50_000
+"""Records that one look drops at most of each kind; the next goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Keeping:
     now: Callable[[], float] = time.time
 
     async def run(self) -> None:
-        """Do so once a minute, until cancelled."""
+        """Do so again and again, until cancelled."""
         while True:
             await asyncio.sleep(KEEP_SECONDS)
             try:
@@ -55,35 +57,28 @@ class Keeping:
                 log.error("audit record not pruned", reason=str(error), detail=error.detail)
 
     async def keep(self) -> None:
-        """Drop all that is to be dropped by now; raises StoreUnavailable."""
-        for unwanted in await self._unwanted():
-            while await self._drop(unwanted) == STEP:
-                pass
+        """Drop what is to be dropped by now, or as much of it as a look allows; raises StoreUnavailable."""
+        await self._drop(AuditRecord.at < int((self.now() - self.days * DAY) * 1000), AuditRecord.at, LOOK)
+        counts = await self._counts()
+        gone = 0  # each share is a part of the next one
+        for events, share in SHARES:
+            too_many = sum(counts.get(event, 0) for event in events) - gone - int(self.most * share)
+            gone += await self._drop(AuditRecord.event.in_([str(event) for event in events]), AuditRecord.id, too_many)
 
-    async def _unwanted(self) -> list[ColumnElement[bool]]:
-        found = [AuditRecord.at < int((self.now() - self.days * DAY) * 1000)]
+    async def _counts(self) -> dict[str, int]:
+        """How many there are of each kind, by the index alone: some 0.2 s for a million."""
+        question = select(AuditRecord.event, func.count()).group_by(AuditRecord.event)
         async with self.database.reading() as session:
-            for events, share in SHARES:
-                floor = await _floor(session, events, int(self.most * share))
-                found += [] if floor is None else [_of(events) & (AuditRecord.id <= floor)]
-        return found
+            return {row[0]: row[1] for row in await session.execute(question)}
 
-    async def _drop(self, unwanted: ColumnElement[bool]) -> int:
-        """Drop some of these; gives how many."""
-        oldest = select(AuditRecord.id).where(unwanted).order_by(AuditRecord.id).limit(STEP)
-        async with self.database.writing() as session:
-            dropped = await session.execute(
-                delete(AuditRecord).where(AuditRecord.id.in_(oldest)).execution_options(synchronize_session=False)
-            )
-        assert isinstance(dropped, CursorResult)
-        return dropped.rowcount
-
-
-async def _floor(session: AsyncSession, events: tuple[Event, ...], most: int) -> int | None:
-    """The id of the newest of these that is one too many."""
-    question = select(AuditRecord.id).where(_of(events)).order_by(AuditRecord.id.desc()).offset(most).limit(1)
-    return await session.scalar(question)
-
-
-def _of(events: tuple[Event, ...]) -> ColumnElement[bool]:
-    return or_(*(AuditRecord.event == str(event) for event in events))
+    async def _drop(self, unwanted: ColumnElement[bool], age: InstrumentedAttribute[int], most: int) -> int:
+        """Drop the oldest of these, by an index that tells; gives how many. They are looked for while others may write."""
+        if most <= 0:
+            return 0
+        async with self.database.reading() as session:
+            question = select(AuditRecord.id).where(unwanted).order_by(age).limit(min(most, LOOK))
+            oldest = list(await session.scalars(question))
+        for start in range(0, len(oldest), STEP):
+            async with self.database.writing() as session:
+                await session.execute(delete(AuditRecord).where(AuditRecord.id.in_(oldest[start : start + STEP])))
+        return len(oldest)

@@ -21,6 +21,7 @@ from knot_server.store.catchingup import use_up
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, JoinUse, Space
 from knot_server.usecases.audit import Audit, Event
+from knot_server.usecases.hostkeys import change_host_key
 from knot_server.usecases.lookup import check_current, is_barred
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused, KnotError
@@ -126,7 +127,7 @@ class Enrolment:
             if replaced:
                 space.trusts = ""
             if sshd is not None:
-                space.host_key = public_line(sshd)
+                change_host_key(space, public_line(sshd))
             membership = self.membership(space)
         if replaced or host_replaced:
             reason = f"the space {space.name} has joined again from elsewhere"
@@ -186,7 +187,7 @@ class Enrolment:
             host = HostIdentity(space.principal, space.space_name, space.space_id)
             client_certificate = self._authority.certify_client(key, identity, self._lifetime)
             host_certificate = self._authority.certify_host(host_key, host, self._lifetime)
-            space.host_key = public_line(host_key)
+            change_host_key(space, public_line(host_key))
             for kind, issued in (("agent", client_certificate), ("host", host_certificate)):
                 self._record(session, issued, _agent(space), kind, space)
         self.issued["agent"] += 1

@@ -23,7 +23,7 @@ from knot_server.usecases.forwardrecords import Told, record_forgotten, tell_sto
 from knot_server.usecases.lookup import find_space, visible_space
 from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, NotRunning, OtherZone, Unavailable
 from knot_ssh.names import Owner, Port, SpaceId, SpaceName, Zone
-from knot_ssh.planning import Obstacle, is_same, make_plan, stored_obstacle, target_obstacle
+from knot_ssh.planning import Obstacle, absence, is_same, make_plan, stored_obstacle, target_obstacle
 from knot_ssh.tasks import whole
 from knot_ssh.wire import (
     FORWARDS_MAX,
@@ -156,7 +156,7 @@ class Forwarding:
         return [
             ForwardOrder(
                 local_port=Port(row.local_port),
-                target=self._target(target) if target and target.principal == source.principal else _gone(row, source),
+                target=self._target(target) if target and target.principal == source.principal else _gone(row, source, target),
                 remote_port=Port(row.remote_port),
                 persistent=True,
                 made=row.made,
@@ -185,9 +185,12 @@ class Forwarding:
                     record_forgotten(self._audit, session, actor, space_id, gone)
 
     async def target(self, actor: Actor, reference: str) -> Target:
-        """How to reach a space of the agent's own owner and zone; raises NotFound."""
+        """How to reach a space of the agent's own owner and zone; raises NotFound, or OtherZone when that is elsewhere."""
         async with self._database.reading() as session:
-            return self._target(await find_space(session, actor, reference))
+            space = await visible_space(session, actor, reference)
+            if actor.zone not in (None, space.zone):
+                raise OtherZone(f"the space {space.name!r} is in another zone now")
+            return self._target(space)
 
     def _wanted(self, space: Space, target: Space, request: ForwardRequest) -> WantedForward:
         """A request with its target found; raises BadInput or OtherZone, which `force` does not skip."""
@@ -341,8 +344,8 @@ def _entry(order: ForwardOrder) -> AppliedForward:
     )
 
 
-def _gone(row: StoredForward, source: Space) -> Target:
-    """A stored target that has been deleted, or has moved out of reach."""
+def _gone(row: StoredForward, source: Space, target: Space | None) -> Target:
+    """A stored target that has been deleted, or is in another zone than the source."""
     return Target(
         id=SpaceId(row.target_id),
         name=SpaceName(row.target_name),
@@ -351,6 +354,7 @@ def _gone(row: StoredForward, source: Space) -> Target:
         addresses=[],
         running=False,
         gone=True,
+        moved=target is not None,
     )
 
 
@@ -379,5 +383,5 @@ def _not_running(space: Space, order: ForwardOrder) -> ForwardStatus:
         remote_port=order.remote_port,
         persistent=True,
         state="stopped",
-        reason="target gone" if order.target.gone else _IDLE[space.agentless],
+        reason=absence(order.target) or _IDLE[space.agentless],
     )

@@ -6,7 +6,7 @@ import pytest
 
 from knot_agent.credentials import Credentials
 from knot_keys.connections import Credential
-from knot_keys.keyfiles import new_key
+from knot_keys.keyfiles import new_key, public_line
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from tests.support.figures import Figure
 from tests.unit.knot_agent.conftest import PRINCIPAL, Office
@@ -125,3 +125,28 @@ def test_membership_in_values(office: Office) -> None:
     assert credentials.principal == PRINCIPAL
     assert credentials.user_cas == (office.authority.user_ca_key,)
     assert credentials.host_cas == (office.authority.host_ca_key,)
+
+
+def test_signed_by_the_first_ca(office: Office) -> None:
+    """Certificates by another CA than the one that signs now are good, but to be renewed."""
+    credentials = issued(office, 3600)
+    assert credentials.is_signed
+    for kind in ("user_cas", "host_cas"):
+        other = public_line(new_key("next"))
+        mine: list[str] = getattr(office.membership(), kind)
+        credentials.enter(office.membership().model_copy(update={kind: [*mine, other]}))
+        assert credentials.is_signed
+        credentials.enter(office.membership().model_copy(update={kind: [other, *mine]}))
+        assert not credentials.is_signed
+        assert credentials.seconds_left(NOW) > 0
+
+
+def test_trust_is_announced_once(office: Office) -> None:
+    """Listeners hear of other CAs and of CAs that were given up, not of a new name; the hub is told all that are trusted."""
+    credentials, heard = issued(office, 3600), list[int]()
+    credentials.on_trust.append(lambda: heard.append(len(credentials.trust.cas)))
+    both = office.membership().model_copy(update={"user_cas": [office.authority.user_ca, public_line(new_key("next"))]})
+    for membership in (office.membership(), both, both, office.membership("other")):
+        credentials.enter(membership)
+    credentials.enter(office.membership().model_copy(update={"distrusted": ["SHA256:x"]}))
+    assert heard == [3, 2, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import stat
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from knot_agent.home import HOST_KEY_FILE, STATE_FILE, Home
-from knot_ssh.errors import KnotError, LooseFile
+from knot_agent.home import HOST_KEY_FILE, NEXT_HOST_KEY_FILE, STATE_FILE, Home
+from knot_keys.keyfiles import new_key, public_line
+from knot_ssh.errors import Conflict, KnotError, LooseFile
 from knot_ssh.files import LOCK_FILE
 from tests.unit.knot_agent.conftest import Office
 
@@ -236,3 +238,50 @@ def test_torn_certificate(folder: Path, office: Office) -> None:
         for data in (b"", b"nonsense", b"\xff"):
             (folder / f"identity-{ONE}-cert.pub").write_bytes(data)
             assert home.identity().certificate is None
+
+
+def test_membership_of_the_version_before(folder: Path, office: Office) -> None:
+    """An agent.json that names one CA of each kind is read as one that trusts these alone."""
+    with opened(folder) as home:
+        home.key_for(ONE)
+        home.joined(ONE, office.membership())
+    document = json.loads((folder / STATE_FILE).read_text())
+    for kind in ("user_ca", "host_ca"):
+        [document["membership"][kind]] = document["membership"].pop(f"{kind}s")
+    del document["membership"]["distrusted"]
+    (folder / STATE_FILE).write_text(json.dumps(document))
+    with opened(folder) as home:
+        assert home.membership == office.membership()
+
+
+@pytest.mark.usefixtures("loose_umask")
+def test_next_host_key(folder: Path, office: Office) -> None:
+    """The next host key is made once, 0600, and shown when it is activated; its certificate is not that of the former one."""
+    with opened(folder) as home:
+        home.key_for(ONE)
+        home.joined(ONE, office.membership())
+        first = public_line(home.host().key)
+        home.keep(office.certificates(home.identity().key, home.host().key))
+        line = home.prepare_host_key()
+        assert home.prepare_host_key() == line != first
+        assert stat.S_IMODE((folder / NEXT_HOST_KEY_FILE).stat().st_mode) == 0o600
+        assert (public_line(home.host().key), home.host().certificate is None) == (first, False)
+        for _ in range(2):  # whoever asks twice may not have heard the first answer
+            home.activate_host_key(line)
+            assert (public_line(home.host().key), home.host().certificate) == (line, None)
+        assert (folder / f"{HOST_KEY_FILE}.pub").read_text().split()[:2] == line.split()
+        assert not list(folder.glob(f"{NEXT_HOST_KEY_FILE}*"))
+
+
+def test_other_host_key_is_not_activated(folder: Path, office: Office) -> None:
+    """A host key that this agent has not prepared is refused, and the one in use stays."""
+    with opened(folder) as home:
+        home.key_for(ONE)
+        home.joined(ONE, office.membership())
+        before = public_line(home.host().key)
+        for prepare in (False, True):
+            if prepare:
+                home.prepare_host_key()
+            with pytest.raises(Conflict, match="prepare another"):
+                home.activate_host_key(public_line(new_key("another")))
+        assert public_line(home.host().key) == before

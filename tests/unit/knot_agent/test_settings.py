@@ -52,6 +52,14 @@ def test_whole_file() -> None:
         max_small_packets: 500
         strict: true
         revocation_max_age: 60
+        max_unauthenticated: 100
+        login_timeout: 5
+        login_tries: 2
+        max_connection_rate: 50
+        max_key_exchange_rate: 20
+        max_peer_connections: 9
+        max_peer_channels: 11
+        max_open_rate: 30
         socket_users: [{me}]
         socket_group: {group}
         """
@@ -71,6 +79,14 @@ def test_whole_file() -> None:
         "max_small_packets": 500,
         "strict": True,
         "revocation_max_age": 60,
+        "max_unauthenticated": 100,
+        "login_timeout": 5,
+        "login_tries": 2,
+        "max_connection_rate": 50,
+        "max_key_exchange_rate": 20,
+        "max_peer_connections": 9,
+        "max_peer_channels": 11,
+        "max_open_rate": 30,
         "socket_users": [me],
         "socket_group": group,
     }

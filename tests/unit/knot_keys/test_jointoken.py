@@ -30,6 +30,14 @@ def test_round_trip_of_any_bytes(number: bytes, secret: bytes) -> None:
     assert text.replace("-", "").replace("_", "").isalnum()
 
 
+def test_two_cas() -> None:
+    """A token made while the host CA is changed for another names both, the active one first."""
+    cas = (CA, new_key("next").convert_to_public())
+    token = JoinToken.new(*cas)
+    assert JoinToken.parse(str(token)).host_cas == cas
+    assert len(str(token)) == len(str(TOKEN)) + 43
+
+
 @pytest.mark.parametrize("padding", [" {}", "{}\n", "\n{}\r\n", "\t{} "])
 def test_white_space_around_it(padding: str) -> None:
     """White space around a copied token does not matter."""

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from knot_keys import turns
-from knot_keys.turns import KEY_EXCHANGE_BURST, Turns, Turnstile
+from knot_keys.turns import BURST_SECONDS, Turns, Turnstile
 
 GOOD, FLOOD = "192.0.2.9", "198.51.100.1"
-BURST = int(10 * KEY_EXCHANGE_BURST)
+BURST = int(10 * BURST_SECONDS)
 
 
 def used_up(now: float = 0.0) -> Turns[int]:
@@ -109,7 +109,7 @@ async def test_one_at_a_time() -> None:
 async def test_waits_and_goes() -> None:
     """Who is over the rate goes when it is time, who gave up before has no turn, and who comes from elsewhere goes at once."""
     gate = Turnstile(20)
-    for _ in range(int(20 * KEY_EXCHANGE_BURST)):
+    for _ in range(int(20 * BURST_SECONDS)):
         await gate.turn(FLOOD)
     loop = asyncio.get_running_loop()
     began = loop.time()

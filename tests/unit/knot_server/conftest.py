@@ -270,7 +270,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         tokens=tokens,
         enrolment=enrolment,
         forwarding=forwarding,
-        renaming=Renaming(database, roster, enrolment, forwarding, audit),
+        renaming=Renaming(database, roster, enrolment, forwarding, revocations, audit),
         revoking=Revoking(database, revocations, audit),
     )
     await tokens.close()

@@ -410,7 +410,7 @@ async def test_sshd_of_a_deleted_space(hub: Hub) -> None:
 
 def renamed(hub: Hub) -> None:
     """The relay follows renames, as in a running hub."""
-    hub.world.renaming.on_rename.append(hub.relay.rename)
+    hub.world.renaming.on_change.append(hub.relay.change)
 
 
 NEW_NAME = "new.alice.eu.knot"

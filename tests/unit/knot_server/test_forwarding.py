@@ -239,7 +239,7 @@ async def test_other_owners_name_does_not_hide_ones_own(scene: Scene) -> None:
 
 
 async def test_agent_does_not_act_in_another_zone(scene: Scene) -> None:
-    """An agent cannot forward, list, stop or locate in another zone of its owner: that space is like none to it."""
+    """An agent cannot forward, list, stop or locate in another zone of its owner."""
     far = await scene.world.space(ALICE, "far", US)
     forwarding, agent = scene.world.forwarding, scene.as_agent
     await scene.refusal(NotFound, "far", actor=agent, source="far")
@@ -247,7 +247,7 @@ async def test_agent_does_not_act_in_another_zone(scene: Scene) -> None:
         await forwarding.listing(agent, "far")
     with pytest.raises(NotFound, match="no space 'far' of yours"):
         await forwarding.stop(agent, "far", StopRequest(local_port=PORT))
-    with pytest.raises(NotFound):
+    with pytest.raises(OtherZone):
         await forwarding.target(agent, far.space_id)
 
 

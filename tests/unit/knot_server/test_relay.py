@@ -35,6 +35,7 @@ from tests.unit.knot_ssh.dataplane.bench import PATIENCE, PEERS, WINDOW, FakeCon
 ALICE, BOB = Owner("alice"), Owner("bob")
 EU, US = Zone("eu"), Zone("us")
 BACKEND = SpaceName("backend")
+HOME = Principal(Owner("alice"), Zone("eu"))
 BACKEND_ID = SpaceId("0b5f2c1e-8a44-4d6e-9d0a-3f1f7c1a2b3c")
 FULL_NAME = "backend.alice.eu.knot"
 NAMES = ["backend", "backend.knot", FULL_NAME, str(BACKEND_ID)]
@@ -251,7 +252,7 @@ def test_renamed(order: tuple[int, ...]) -> None:
     scene.relay = Relay(stock_plane())
     lines = [cast("ServerConnection", name) for name in "abc"]
     listeners = [scene.relay.register(endpoint(line)) for line in lines]
-    scene.relay.rename(BACKEND_ID, NEW)
+    scene.relay.change(BACKEND_ID, NEW, HOME)
     left = list(lines)
     for number in order:
         assert [served_by(scene, host) for host in NEW_NAMES] == [left[-1]] * 4
@@ -265,7 +266,7 @@ def test_renamed_back_and_forth() -> None:
     """A space that has its name back is reached by it, and by no other."""
     scene = Scene()
     for name in (NEW, BACKEND) * 3:
-        scene.relay.rename(BACKEND_ID, name)
+        scene.relay.change(BACKEND_ID, name, HOME)
     assert [served_by(scene, host) for host in NAMES] == [NOBODY] * 4
     assert [served_by(scene, host) for host in NEW_NAMES[:-1]] == [None] * 3
 
@@ -279,14 +280,14 @@ def test_name_that_was_passed_on() -> None:
         scene.relay.register(endpoint(line, name=SpaceName("other"), space_id=other))
         news = [(other, BACKEND), (BACKEND_ID, NEW)]
         for space_id, name in news if takes_over_first else reversed(news):
-            scene.relay.rename(space_id, name)
+            scene.relay.change(space_id, name, HOME)
         assert [served_by(scene, host) for host in NAMES[:-1]] == [line] * 3
         assert [served_by(scene, host) for host in NEW_NAMES] == [NOBODY] * 4
 
 
 def test_renamed_unheard_of(scene: Scene) -> None:
     """A renamed space that is not relayed to leaves nothing here."""
-    scene.relay.rename(SpaceId.new(), NEW)
+    scene.relay.change(SpaceId.new(), NEW, HOME)
     assert [served_by(scene, host) for host in (*NAMES, "new")] == [NOBODY] * 4 + [None]
 
 
@@ -412,7 +413,7 @@ async def test_agent_is_asked(plane: DataPlane) -> None:
 async def test_renamed_agent_is_asked(plane: DataPlane) -> None:
     """An agent whose space was renamed since hears the name that it has registered: stock ssh knows no other."""
     with Stage(plane) as stage:
-        stage.relay.rename(BACKEND_ID, NEW)
+        stage.relay.change(BACKEND_ID, NEW, HOME)
         stage.asked(NEW)
         assert String(FULL_NAME) in stage.far.asked
 

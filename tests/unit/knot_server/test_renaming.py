@@ -111,7 +111,7 @@ async def test_agent_and_neighbours_hear(world: World) -> None:
         world.running(others) as other_owner,
     ):
         heard: list[tuple[SpaceId, SpaceName]] = []
-        world.renaming.on_rename.append(lambda space_id, name: heard.append((space_id, name)))
+        world.renaming.on_change.append(lambda space_id, name, _: heard.append((space_id, name)))
         await rename(world, "old")
         assert heard == [(space.id, "new")]
         assert await agent.hears(2) == [f"{space.id} is new", "new"]
@@ -150,7 +150,7 @@ async def test_many_at_once(world: World) -> None:
     """Renames of one space at the same time come one after the other: the agent hears last what the store has."""
     space = await world.space(ALICE, "old")
     heard: list[SpaceName] = []
-    world.renaming.on_rename.append(lambda _, name: heard.append(name))
+    world.renaming.on_change.append(lambda _, name, __: heard.append(name))
     async with world.running(space, RenamedAgent()) as agent:
         await asyncio.gather(*(rename(world, space.id, f"name-{number}") for number in range(10)))
         told = await agent.hears(20)
@@ -167,7 +167,7 @@ async def refusal(world: World, kind: type[KnotError], reference: str, name: str
     """Why a rename is refused; nothing has changed, and nobody was told."""
     before = spaces(world)
     heard: list[object] = []
-    world.renaming.on_rename.append(lambda *news: heard.append(news))
+    world.renaming.on_change.append(lambda *news: heard.append(news))
     with pytest.raises(kind) as caught:
         await rename(world, reference, name, actor)
     assert (spaces(world), heard) == (before, [])

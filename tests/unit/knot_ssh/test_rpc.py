@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from knot_ssh import rpc
 from knot_ssh.errors import BadInput, KnotError, NotFound, PortTaken, Unavailable
-from knot_ssh.rpc import CALLS_AT_ONCE, CALLS_WAITING, LINE_LIMIT, Method, Peer
+from knot_ssh.rpc import CALLS_AT_ONCE, CALLS_WAITING, LINE_LIMIT, MESSAGE_NESTING, Method, Peer
 from knot_ssh.wire import Nothing
 from tests.unit.conversations import conversation, serving, streams
 
@@ -405,3 +406,36 @@ async def test_not_found_travels() -> None:
     async with conversation({}, {"missing": (Nothing, missing)}) as (left, _):
         with pytest.raises(NotFound, match=r"^there is no space 'x' of yours really$"):
             await left.call("missing")
+
+
+@pytest.mark.parametrize("levels", [MESSAGE_NESTING + 1, 500, 100_000])
+async def test_deep_message_is_refused(raw: Raw, levels: int) -> None:
+    """A message with more levels than any of ours is no message, and the conversation goes on."""
+    deep = b"[" * (levels - 1) + b"]" * (levels - 1)
+    await raw.write(b'{"jsonrpc": "2.0", "id": 1, "method": "double", "params": ' + deep + b"}\n")
+    answer = await raw.hear()
+    assert (answer["id"], answer["error"]["code"]) == (None, -32700)
+    assert await raw.heard_of(2) == []
+
+
+async def test_deepest_message_is_understood(raw: Raw) -> None:
+    """One that is just not too deep is looked at, and refused for what it says."""
+    deep = b"[" * (MESSAGE_NESTING - 1) + b"]" * (MESSAGE_NESTING - 1)
+    await raw.write(b'{"jsonrpc": "2.0", "id": 1, "method": "double", "params": ' + deep + b"}\n")
+    assert (await raw.hear())["error"]["code"] == -32000
+
+
+async def test_requests_a_second_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond what may come at once each request waits, and every one is answered."""
+    monkeypatch.setattr(rpc, "CALL_RATE", 50)
+    monkeypatch.setattr(rpc, "CALL_BURST", 10)
+    loop = asyncio.get_running_loop()
+    async with conversation({}, {"double": (Number, double)}) as (caller, _):
+        began = loop.time()
+        for number in range(10):
+            await caller.call("double", Number(number=number))
+        quick = loop.time() - began
+        for number in range(10):
+            await caller.call("double", Number(number=number))
+        assert loop.time() - began > quick
+        assert loop.time() - began >= 9 / 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -12,6 +13,7 @@ import pytest
 from knot_keys.authority import Authority
 from knot_keys.identity import Identity
 from knot_keys.keyfiles import new_key
+from knot_keys.keyring import Step
 from knot_keys.openssh.answers import Grant, OtherHostCa, SenselessAnswer, ask
 from knot_ssh.api import Api
 from knot_ssh.errors import Conflict, KnotError, Unavailable
@@ -27,7 +29,7 @@ LINES = "x\nHost *\n    ProxyCommand touch owned"
 
 def asked(server: SayingApi, *, pinned: str = "", now: float | None = None, lifetime: int | None = None) -> Grant:
     with contextlib.closing(Api(server.url, "t")) as api:
-        return ask(api, KEY, lifetime, pinned, time.time() if now is None else now)
+        return ask(api, KEY, lifetime, [pinned] if pinned else [], time.time() if now is None else now)
 
 
 def space(**changes: Any) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def space(**changes: Any) -> dict[str, Any]:
 def test_good_answers(server: SayingApi, authority: Authority) -> None:
     """What is kept is what the server said, as values."""
     grant = asked(server, pinned=authority.host_ca)
-    assert grant.host_ca == authority.host_ca
+    assert list(grant.host_cas) == [authority.host_ca]
     assert str(grant.hub) == "127.0.0.1:2222"
     assert [found.full_name for found in grant.spaces] == ["frontend.alice.eu.knot"]
     assert grant.krl == EMPTY_KRL
@@ -119,7 +121,7 @@ def test_lines_behind_a_good_key_are_dropped(server: SayingApi, authority: Autho
     """Of a key line the key is kept, whatever stands behind it."""
     good = {"user_ca": authority.user_ca, "host_ca": f"{authority.host_ca} a\n@cert-authority * x", "hub": "127.0.0.1:2222"}
     server.answers["/api/ca"] = lambda _: good
-    assert asked(server).host_ca == authority.host_ca
+    assert list(asked(server).host_cas) == [authority.host_ca]
 
 
 def certificates(authority: Authority, stranger: Authority) -> dict[str, str]:
@@ -190,6 +192,68 @@ def test_another_host_ca_is_refused_before_anything_is_asked(server: SayingApi, 
     with pytest.raises(OtherHostCa, match="run `knot ssh setup` again"):
         asked(server, pinned=stranger.host_ca)
     assert server.asked == ["/api/ca"]
+
+
+@pytest.fixture
+def rotating(server: SayingApi, tmp_path: Path) -> Authority:
+    """CAs of the server's that no other test uses."""
+    server.authority = Authority.create(tmp_path)
+    return server.authority
+
+
+def told(server: SayingApi, authority: Authority, **changes: Any) -> None:
+    """Have the server say of its CAs what a good one does, but for these changes."""
+    server.answers["/api/ca"] = lambda _: (
+        {
+            "user_ca": authority.user_ca,
+            "host_ca": authority.host_ca,
+            "user_cas": authority.users.keys.lines,
+            "host_cas": authority.hosts.keys.lines,
+            "endorsement": authority.endorsement,
+            "hub": "127.0.0.1:2222",
+        }
+        | changes
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_rotation_is_followed(server: SayingApi, rotating: Authority, steps: int) -> None:
+    """Both host CAs of a rotation are taken over by who has pinned the older one, before and after the change."""
+    pinned = rotating.host_ca
+    for step in (Step.PREPARE, Step.ACTIVATE)[:steps]:
+        rotating.hosts.take(step)
+        rotating.users.take(step)
+    told(server, rotating)
+    assert list(asked(server, pinned=pinned).host_cas) == rotating.hosts.keys.lines
+    assert len(rotating.hosts.keys.lines) == 2
+
+
+def test_rotation_that_was_missed(server: SayingApi, rotating: Authority) -> None:
+    """After the old CA was retired, who has pinned that one alone is told to set up again."""
+    pinned = rotating.host_ca
+    for step in (Step.PREPARE, Step.ACTIVATE, Step.RETIRE):
+        rotating.hosts.take(step)
+    told(server, rotating)
+    with pytest.raises(OtherHostCa, match="run `knot ssh setup` again"):
+        asked(server, pinned=pinned)
+
+
+@pytest.mark.parametrize("endorsement", ["none", "of another", "by another", "nonsense"])
+def test_ca_that_nobody_vouches_for(server: SayingApi, rotating: Authority, tmp_path: Path, endorsement: str) -> None:
+    """Whoever is on the way to the server can add a CA of theirs to the list: it is not taken over, and as the active one it is
+    refused. Public keys are no secret; the pinned CA's signature is."""
+    rotating.hosts.take(Step.PREPARE)
+    (tmp_path / "stranger").mkdir()
+    stranger = Authority.create(tmp_path / "stranger")
+    stranger.hosts.take(Step.PREPARE)
+    theirs = stranger.endorsement
+    said = {"none": None, "of another": rotating.endorsement, "by another": theirs, "nonsense": "AAAA"}[endorsement]
+    cas = [rotating.host_ca, stranger.hosts.keys.lines[1]]
+    told(server, rotating, host_cas=cas, endorsement=said)
+    assert list(asked(server, pinned=rotating.host_ca).host_cas) == [rotating.host_ca]
+    told(server, rotating, host_ca=cas[1], host_cas=cas, endorsement=said)
+    with pytest.raises(OtherHostCa):
+        asked(server, pinned=rotating.host_ca)
 
 
 @pytest.mark.parametrize(

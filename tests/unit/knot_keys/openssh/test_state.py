@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ STATE = State(
     made_key=True,
     made_config=True,
     made_folder=True,
-    host_ca="ssh-ed25519 AAAA",
+    host_cas=["ssh-ed25519 AAAA", "ssh-ed25519 BBBB"],
     hub="127.0.0.1:2222",
     valid_after=1000,
     valid_before=2000,
@@ -44,6 +45,24 @@ def test_round_trip(places: Places) -> None:
     fill(places)
     assert read_state(places) == STATE
     assert places.state.stat().st_mode & 0o777 == 0o600
+
+
+def test_written_by_the_version_before(places: Places) -> None:
+    """A file that names one host CA is read as one that pins it alone."""
+    fill(places)
+    document = json.loads(places.state.read_text())
+    del document["host_cas"]
+    places.state.write_text(json.dumps(document | {"host_ca": "ssh-ed25519 AAAA"}))
+    assert read_state(places).host_cas == ["ssh-ed25519 AAAA"]
+
+
+@pytest.mark.parametrize("cas", [[], [1], "ssh-ed25519 AAAA", None])
+def test_damaged_list_of_cas(places: Places, cas: object) -> None:
+    """A list of CAs that is none is refused: no CA would be no check."""
+    fill(places)
+    places.state.write_text(json.dumps(json.loads(places.state.read_text()) | {"host_cas": cas}))
+    with pytest.raises(KnotError, match=r"state\.json is damaged"):
+        read_state(places)
 
 
 def test_nothing_there(places: Places) -> None:

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from knot_ssh.dataplane import connection as module
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.connection import PACKET_LENGTH, CarryingConnection
-from knot_ssh.dataplane.limits import KIB, MIB, WINDOW_MAX, WINDOW_MAX_OPENSSH, Limits
+from knot_ssh.dataplane.limits import KIB, MIB, OPEN_BURST_SECONDS, WINDOW_MAX, WINDOW_MAX_OPENSSH, Limits
 from knot_ssh.dataplane.listening import born_to_reset
 from knot_ssh.dataplane.plane import DataPlane
 from tests.support.planes import stock_plane
@@ -624,7 +624,7 @@ async def test_large_packets_are_not_slowed_down(plane: DataPlane, sides: str) -
     """Bulk is no crowd of tiny packets."""
     async with carrying(plane, sides, Limits(small_packets=1000)) as (duo, stream):
         await stream.exchange(noise(3 * MIB), noise(3 * MIB))
-        assert duo.server._tiny_allowance > 0
+        assert duo.server._small.left(plane.reactor.now) > 0
 
 
 @sides
@@ -889,3 +889,52 @@ def plain_packet(payload: bytes) -> bytes:
     if padding < 4:
         padding += 8
     return UInt32(1 + len(payload) + padding) + Byte(padding) + payload + bytes(padding)
+
+
+@servers
+@on_fast
+async def test_channels_of_one_peer_are_bounded(plane: DataPlane, sides: str) -> None:
+    """Channels of other connections of the same peer count as well, until they are gone."""
+    async with joined(*planes(plane, sides, Limits(peer_channels=2))) as duo, duo.forwarded() as first:
+        duo.server.share.channels += 1  # on another connection
+        near, app = connected()
+        with app:
+            duo.ask(near, 80)
+            with pytest.raises(ConnectionResetError):
+                await read_all(app)
+        duo.server.share.channels -= 1
+        async with duo.forwarded() as stream:
+            await stream.ask()
+        await first.ask()
+    assert duo.server.share.channels == 0
+
+
+@servers
+@on_fast
+async def test_channel_opens_are_slowed_down(plane: DataPlane, sides: str) -> None:
+    """Who asks for channels faster than they may is not read from for a while, and gets every one of them all the same."""
+    async with joined(*planes(plane, sides, Limits(opens=2))) as duo:
+        reasons: list[str] = []
+        stop = duo.server.stop_reading
+
+        def note(reason: str) -> None:
+            reasons.append(reason)
+            stop(reason)
+
+        duo.server.stop_reading = note  # type: ignore[method-assign]
+        for _ in range(2 * OPEN_BURST_SECONDS + 1):
+            async with duo.forwarded() as stream:
+                await stream.ask()
+        assert reasons.count("throttled") == 1
+
+
+@servers
+@on_fast
+async def test_requests_count_as_many_small_packets(plane: DataPlane, sides: str) -> None:
+    """Requests, which asyncssh handles, are slowed down long before packets of one byte are."""
+    async with carrying(plane, sides, Limits(small_packets=1000)) as (duo, stream):
+        before = duo.server._small.left(plane.reactor.now)
+        for _ in range(30):
+            duo.client.send_packet(MSG_GLOBAL_REQUEST, String("x"), Boolean(False))
+        await becomes(lambda: duo.server._small.left(plane.reactor.now) < before - 900)
+        await stream.ask()
