@@ -24,8 +24,8 @@ Method = Callable[..., Awaitable[Any]]
 
 
 def dying_after(method: Method, moment: str, order: Path) -> Method:
-    async def done(*args: Any) -> Any:
-        result = await method(*args)
+    async def done(*args: Any, **options: Any) -> Any:
+        result = await method(*args, **options)
         die_if_asked(moment, order)
         return result
 

@@ -67,7 +67,7 @@ def knocking(path: Path, enough: Path) -> Iterator[subprocess.Popen[str]]:
 def opened_up(agent: AgentOf) -> None:
     """Let anybody pass the folder, as one that was there before the agent may be."""
     agent.folder.mkdir(parents=True, exist_ok=True)
-    agent.folder.chmod(0o777)
+    agent.folder.chmod(0o755)
 
 
 @as_root
