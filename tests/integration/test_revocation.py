@@ -135,7 +135,7 @@ def test_bad_input(system: System, tmp_path: Path) -> None:
     assert "only an administrator" in system.knot("revoke", "user", "paula", user="quentin", code=1)
     assert "Revoked 1 certificate;" in system.knot("revoke", "certificate", str(couple.source.identity()[1]), user="quentin")
     public = couple.source.folder / "host_key.pub"
-    assert "Revoked 1 certificate;" in system.knot("revoke", "key", str(public), user="quentin")
+    assert "Revoked 2 certificates;" in system.knot("revoke", "key", str(public), user="quentin")
     assert "not enrolled, and no certificate" in system.knot("revoke", "key", public.read_text().strip(), user="nadia", code=1)
 
 
