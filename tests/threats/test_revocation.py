@@ -73,9 +73,19 @@ def delete_user(system: System, doomed: AgentOf) -> None:
     del system.tokens[doomed.owner]
 
 
-@pytest.mark.threat(23, "delete a space or a user while streams flow, both ways, by each path", "cut < 2 s, as resets")
+def revoke_space(system: System, doomed: AgentOf) -> None:
+    system.api(doomed.owner).post("api", "revocations", body={"kind": "space", "space": doomed.id})
+
+
+def move_space(system: System, doomed: AgentOf) -> None:
+    system.api(doomed.owner).patch("api", "spaces", doomed.id, body={"zone": "us"})
+
+
+@pytest.mark.threat(
+    23, "delete a space or user, revoke or move a space: streams both ways, by each path", "cut < 2 s, as resets"
+)
 @pytest.mark.parametrize("path", ["direct", "relay"])
-@pytest.mark.parametrize("delete", [delete_space, delete_user], ids=["space", "user"])
+@pytest.mark.parametrize("delete", [delete_space, delete_user, revoke_space, move_space], ids=lambda way: way.__name__)
 @steadily
 def test_last_byte(pair: Pair, figure: Figure, path: str, delete: Callable[[System, AgentOf], None]) -> None:
     """What flows from a deleted space, and what flows to it, ends at once, and not as if it were whole."""
