@@ -61,6 +61,10 @@ class Actor:
         """When what this actor may do ends, in seconds since 1970 (UTC), if it does."""
         return self.grant.expires_at if self.grant else None
 
+    def at_most(self, moment: int) -> int:
+        """This moment, or the end of what this actor may do, if that is before: what it makes lives no longer."""
+        return moment if self.expires_at is None else min(moment, self.expires_at)
+
     def can_act_on(self, space_id: str, zone: str) -> bool:
         """Whether a space of the same owner is one to act on, and not only to lead forwards to."""
         only = self.grant.space if self.grant else None

@@ -26,7 +26,8 @@ from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
 from asyncssh.packet import Boolean, NameList, String, UInt32
 
-from knot_keys.connections import ALGORITHMS, HOST_KEY_ALGORITHMS, LOGIN_TRIES
+from knot_keys.bounds import LOGIN_TRIES
+from knot_keys.connections import ALGORITHMS, HOST_KEY_ALGORITHMS
 from knot_keys.keyfiles import new_key
 from knot_ssh.addresses import Address
 from tests.conftest import Pair

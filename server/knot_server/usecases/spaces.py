@@ -114,7 +114,7 @@ class Spaces:
                 secret_hash=hash_secret(token.secret),
                 space_id=space.id,
                 uses_left=uses,
-                expires_at=_now() + lifetime,
+                expires_at=actor.at_most(_now() + lifetime),
                 host_cas=" ".join(sorted(self._authority.hosts.keys.names)),
             )
         )

@@ -118,7 +118,7 @@ class Tokens:
             space = await visible_space(session, Actor(user), wanted.space) if wanted.space else None
             if (space is not None) != (wanted.scope is Scope.FORWARDS):
                 raise BadInput(f"space: goes with the scope {str(Scope.FORWARDS)!r}, and only with that")
-            ends = _ends(wanted.lifetime, actor.expires_at)
+            ends = actor.expires_at if wanted.lifetime is None else actor.at_most(_now() + wanted.lifetime)
             space_id = space.id if space else None
             row, text = add_token(session, user, wanted.name, scope=wanted.scope, space_id=space_id, expires_at=ends)
             self._audit.record(session, Event.TOKEN_MADE, actor, **_told(row))
@@ -184,12 +184,6 @@ async def _find(session: AsyncSession, actor: Actor, reference: str) -> ApiToken
 
 def _view(row: ApiToken) -> TokenView:
     return TokenView(row, row.space.name if row.space else None)
-
-
-def _ends(lifetime: int | None, at_most: int | None) -> int | None:
-    """When a token ends that is to live so long, made by one that ends then."""
-    wanted = None if lifetime is None else _now() + lifetime
-    return min((moment for moment in (wanted, at_most) if moment is not None), default=None)
 
 
 def _told(row: ApiToken) -> dict[str, str | None]:

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from knot_keys.keyfiles import new_key, public_line
 from knot_server.actor import Actor, Grant, Scope
 from knot_server.usecases.audit import Event
 from knot_server.usecases.tokens import KEPT, TOKENS_MAX, USED_PAUSE, Wanted
 from knot_ssh.errors import BadInput, Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
-from knot_ssh.names import SpaceId, TokenName, Zone
+from knot_ssh.names import SpaceId, SpaceName, TokenName, Zone
 from tests.unit.knot_server.conftest import ALICE, BOB, ROOT, World
 
 CI = TokenName("ci")
@@ -119,13 +120,29 @@ async def test_a_token_lives_as_long_as_asked(world: World) -> None:
 
 @pytest.mark.parametrize("lifetime", [None, 10 * HOUR, HOUR])
 async def test_no_token_outlives_the_one_that_made_it(world: World, lifetime: int | None) -> None:
-    """What is made with a token ends when that does, at the latest: tokens, users' first tokens, certificates."""
+    """What is made with a token ends when that does, at the latest: tokens, users' first tokens, join tokens."""
     soon = int(time.time()) + 60
     [(shown,)] = world.sql("SELECT id FROM api_tokens WHERE user_name = 'root'")
     asking = replace(ROOT, grant=Grant(str(shown), Scope.ALL, None, soon))
     assert (await holder(world, asking, lifetime=lifetime)).expires_at == soon
     user = await world.users.create(asking, TokenName("ann"))  # type: ignore[arg-type]
     assert (await world.tokens.authenticate(user.token)).expires_at == user.expires_at == soon
+    await world.spaces.create(asking, SpaceName("one"), Zone("eu"))
+    await world.spaces.new_token(asking, "one", reusable=True)
+    assert set(world.sql("SELECT expires_at FROM join_tokens")) == {(soon,)}
+
+
+async def test_no_certificate_outlives_the_token_that_asked(world: World) -> None:
+    """A person's certificate ends with the token that it was asked for with, whatever lifetime was asked for."""
+    await world.space(ALICE, "one")
+    soon = int(time.time()) + 100
+    asking = replace(ALICE, grant=Grant("0" * 12, Scope.ALL, None, soon))
+    world.sql(
+        "INSERT INTO api_tokens (id, secret_hash, user_name, created_at, name, scope) VALUES (?, '', 'alice', 0, 'x', 'all')",
+        "0" * 12,
+    )
+    issued, _ = await world.enrolment.certify_person(asking, public_line(new_key("k")), 3600)
+    assert abs(issued.expires_at - soon) <= 1
 
 
 async def test_space_goes_with_the_scope(world: World) -> None:
