@@ -11,11 +11,11 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
-from starlette.routing import Match
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knot_server.http.problems import Refuse
@@ -132,8 +132,13 @@ class Gate:
 
 def _parameters(app: FastAPI, scope: Scope) -> set[str]:
     """The names that this request's route takes in the query of its URL, by its description."""
-    route = next((route for route in app.routes if route.matches(scope)[0] is Match.FULL), None)
-    if not isinstance(route, APIRoute):
-        return set()
-    described = app.openapi()["paths"].get(route.path, {}).get(scope["method"].lower(), {})
+    paths = app.openapi()["paths"]
+    path = next((path for path in paths if _pattern(path).match(scope["path"])), "")
+    described = paths.get(path, {}).get(scope["method"].lower(), {})
     return {parameter["name"] for parameter in described.get("parameters", ()) if parameter["in"] == "query"}
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    """What the paths of a described route match."""
+    return compile_path(path)[0]
