@@ -318,7 +318,7 @@ def test_rights(story: Story) -> None:
     ["limit=0", "limit=1001", "limit=x", "after=-1", "event=nonsense", "since=yesterday", "space=a/b", "user=A", "colour=red"],
 )
 def test_bad_queries(system: System, query: str) -> None:
-    """What makes no sense in a query is refused with a line that names it; and so is what no query knows, without a word of it."""
+    """What makes no sense in a query is refused with a line that names it; so is what no query knows, unnamed."""
     bearer = {"Authorization": f"Bearer {system.user('admin')}"}
     answer = urllib3.request("GET", f"{system.url}/api/audit?{query}", headers=bearer)
     assert answer.status == 400
