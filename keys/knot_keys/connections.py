@@ -22,6 +22,7 @@ from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, d
 
 from knot_keys.certificates import CertificateRefused, ClientCertificate
 from knot_keys.identity import Role
+from knot_keys.keyfiles import UNREADABLE
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
@@ -364,7 +365,7 @@ def _decoded(key_data: bytes) -> Shown | None:
     for decode in (decode_ssh_certificate, decode_ssh_public_key):
         try:
             shown = decode(key_data)
-        except asyncssh.KeyImportError:
+        except UNREADABLE:
             continue
         return shown if isinstance(shown, Shown) else None
     return None
