@@ -33,7 +33,7 @@ for may stand behind any number of requests.)"""
 CALL_TIMEOUT = 15.0
 """Seconds that a caller waits for an answer."""
 
-PARSE_ERROR, METHOD_NOT_FOUND, INTERNAL_ERROR = -32700, -32601, -32603
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INTERNAL_ERROR = -32700, -32600, -32601, -32603
 KNOT_ERROR = -32000
 
 log = structlog.get_logger(__name__)
@@ -125,6 +125,8 @@ class Peer:
             await self._send_error(None, PARSE_ERROR, "that is no JSON object")
         elif "method" not in message:
             self._settle(message)
+        elif not isinstance(message.get("id"), str | int | None):
+            await self._send_error(None, INVALID_REQUEST, "an id must be text or a whole number")
         elif self._methods.get(str(message["method"])) is None:
             await self._refuse(message, METHOD_NOT_FOUND, KnotError("there is no such method"))
         elif len(tasks) >= CALLS_WAITING:
