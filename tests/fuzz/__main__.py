@@ -25,6 +25,8 @@ MEMORY_MIB = 2048
 """Of the whole process: one that grows without bound comes there."""
 HANG_SECONDS = 60
 """By the clock; what takes a second of the processor is a finding, too, but on a busy machine a second may pass by itself."""
+IN_MEMORY = "/dev/shm"
+"""Stores and files of the targets lie there where they can: they are written at every input."""
 KEPT_FILES, KEPT_BYTES = 60, 100_000
 """What is kept of a target's inputs in the repository."""
 FIGURES = re.compile(rb"cov: (\d+) ft: (\d+) corp: (\d+)/(\S+)")
@@ -107,7 +109,7 @@ def _fuzz(target: Target, seconds: int) -> Result:
 
 def _run(target: Target, options: Sequence[str]) -> bytes:
     """What libFuzzer said; a traceback among it is shown."""
-    with tempfile.TemporaryDirectory(prefix="knot-fuzz-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="knot-fuzz-", dir=IN_MEMORY if os.path.isdir(IN_MEMORY) else None) as temporary:
         command = [sys.executable, "-m", "tests.fuzz.engine", target.name, *options]
         environment = {**os.environ, "TMPDIR": temporary}
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, check=False)

@@ -9,6 +9,7 @@ from unittest import mock
 
 from pydantic import BaseModel
 
+from knot_keys.keyfiles import public_line
 from knot_ssh.rpc import Method, Peer
 from tests.fuzz import values
 
@@ -22,6 +23,8 @@ WORDS: dict[str, object] = {
     "zone": "eu",
     "addresses": ["10.0.0.7:2022"],
     "local_port": 28080,
+    "user_ca": public_line(values.USER_CA),
+    "host_ca": public_line(values.HOST_CA),
 }
 """What fields of these names hold, so that a message makes sense."""
 

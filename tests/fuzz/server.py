@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,22 +37,46 @@ class Served:
     join_token_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Master:
+    """A server's folder that all others are copies of, and what was told when it was made."""
+
+    folder: Path
+    token: str
+    join_token_id: str
+
+
+_masters: list[Master] = []
+
+
 @asynccontextmanager
 async def served() -> AsyncIterator[Served]:
-    """A server with a folder of its own."""
+    """A server with a folder of its own, always the same at the beginning."""
+    if not _masters:
+        _masters.append(await _made(scratch() / "server"))
+    master = _masters[0]
     with tempfile.TemporaryDirectory(dir=scratch()) as place:
         folder = Path(place) / "server"
-        token = await initialise(folder, values.ALICE.owner)
+        shutil.copytree(master.folder, folder)
         services = await Services.open(stock_plane(), folder, LIFETIME)
         try:
             services.hub_address = "127.0.0.1:2222"
-            with mock.patch.object(SpaceId, "new", side_effect=[values.FRONTEND_ID, values.BACKEND_ID]):
-                frontend = await _space(services, values.FRONTEND)
-                backend = await _space(services, values.BACKEND)
-            await services.enrolment.redeem(frontend.id, values.AGENT.convert_to_public())
-            yield Served(services, make_app(services), token, backend.id)
+            yield Served(services, make_app(services), master.token, master.join_token_id)
         finally:
             await services.close()
+
+
+async def _made(folder: Path) -> Master:
+    token = await initialise(folder, values.ALICE.owner)
+    services = await Services.open(stock_plane(), folder, LIFETIME)
+    try:
+        with mock.patch.object(SpaceId, "new", side_effect=[values.FRONTEND_ID, values.BACKEND_ID]):
+            frontend = await _space(services, values.FRONTEND)
+            backend = await _space(services, values.BACKEND)
+        await services.enrolment.redeem(frontend.id, values.AGENT.convert_to_public())
+    finally:
+        await services.close()
+    return Master(folder, token, backend.id)
 
 
 async def _space(services: Services, name: SpaceName) -> JoinToken:

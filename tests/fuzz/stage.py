@@ -49,6 +49,10 @@ class Stage(Generic[World]):
         if unhandled:
             raise Finding("; ".join(unhandled))
 
+    def spoil(self) -> None:
+        """The next input is to find another world."""
+        self._left = 0
+
     def close(self) -> None:
         """End the world, if there is one."""
         if self._runner:

@@ -97,7 +97,7 @@ class Talk:
             number = message.get("id")
             if not isinstance(number, str | int | None):
                 self._owed["null"] += 1
-            elif number is not None and message["method"] not in self._slow:
+            elif number is not None and str(message["method"]) not in self._slow:
                 self._owed[json.dumps(number)] += 1
         else:
             self._asked = [asked for asked in self._asked if asked[0] != message.get("id")]
