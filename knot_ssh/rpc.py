@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import asyncssh
 import structlog
@@ -38,6 +38,7 @@ KNOT_ERROR = -32000
 
 log = structlog.get_logger(__name__)
 
+Answer = TypeVar("Answer", bound=BaseModel)
 Function = Callable[[Any], Awaitable[BaseModel | None]]
 Method = tuple[type[BaseModel], Function]
 """What the parameters must be, and what is done with them."""
@@ -83,6 +84,14 @@ class Peer:
             raise Unavailable(f"no answer within {timeout:.0f} s; try again") from None
         finally:
             self._pending.pop(number, None)
+
+    async def ask(self, method: str, params: BaseModel, answer: type[Answer], *, timeout: float = CALL_TIMEOUT) -> Answer:
+        """The same, for a result of this form; raises Unavailable for any other, which is as good as none."""
+        result = await self.call(method, params, timeout=timeout)
+        try:
+            return answer.model_validate(result)
+        except ValidationError:
+            raise Unavailable("the other side answered what is not understood here; is it of another version?") from None
 
     async def notify(self, method: str, params: BaseModel | None = None) -> None:
         """Tell the other side without waiting for an answer; a peer that is gone is told nothing."""

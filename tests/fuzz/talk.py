@@ -43,6 +43,7 @@ class Talk:
 
     async def readline(self) -> bytes:
         self._is_rpc = True
+        self._hear()
         for _ in range(TURNS):
             await asyncio.sleep(0)
         while not self._ended:
@@ -67,10 +68,9 @@ class Talk:
     # As a writer
 
     def write(self, data: bytes) -> None:
-        *lines, self._said = (self._said + data).split(b"\n")
-        for line in lines if self._is_rpc else ():
-            self._heard(line)
-        self._news.set()
+        self._said += data
+        if self._is_rpc:
+            self._hear()
 
     async def drain(self) -> None: ...
 
@@ -106,6 +106,12 @@ class Talk:
     def _answered(self, number: object, method: str, **answer: object) -> bytes:
         self._asked.remove((number, method))
         return json.dumps({"jsonrpc": "2.0", "id": number, **answer}).encode() + b"\n"
+
+    def _hear(self) -> None:
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            self._heard(line)
+        self._news.set()
 
     def _heard(self, line: bytes) -> None:
         message: dict[str, Any] = json.loads(line)
