@@ -34,15 +34,22 @@ def main(name: str, options: list[str]) -> None:
     with atheris.instrument_imports(include=INSTRUMENTED):
         target = importlib.import_module("tests.fuzz.targets").TARGETS[name]
         watch = importlib.import_module("tests.fuzz.watching").watch
+        close_all = importlib.import_module("tests.fuzz.stage").close_all
 
-    atheris.Setup([sys.argv[0], *options], watched(target.run, watch))
+    atheris.Setup([sys.argv[0], *options], watched(target.run, watch, close_all))
     atheris.Fuzz()
 
 
-def watched(run: Callable[[bytes], None], watch: Any) -> Callable[[bytes], None]:
+def watched(run: Callable[[bytes], None], watch: Any, close_all: Callable[[], None]) -> Callable[[bytes], None]:
+    """An input's way; after a finding no thread is left that Python would wait for at its end."""
+
     def run_watched(data: bytes) -> None:
-        with watch():
-            run(data)
+        try:
+            with watch():
+                run(data)
+        except BaseException:
+            close_all()
+            raise
 
     return run_watched
 
