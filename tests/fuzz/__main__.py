@@ -96,14 +96,14 @@ def _fuzz(target: Target, seconds: int) -> Result:
         folder.mkdir(parents=True, exist_ok=True)
     for seed in target.seeds():
         (work / name_of(seed)).write_bytes(seed)
-    before = set(found.iterdir())
+    before = set(found.glob(f"{target.name}-*"))
     with _words(target) as words:
         told = (
             f"-max_total_time={seconds}", f"-max_len={target.input_max}", f"-dict={words}", f"-rss_limit_mb={MEMORY_MIB}",
             f"-timeout={HANG_SECONDS}", f"-artifact_prefix={found}/{target.name}-", "-print_final_stats=1",
         )  # fmt: skip
         output = _run(target, [*told, str(work), str(target.corpus)])
-    new = sorted(set(found.iterdir()) - before)
+    new = sorted(set(found.glob(f"{target.name}-*")) - before)
     return _result(target, output, new[0] if new else None)
 
 

@@ -71,13 +71,13 @@ def master() -> Path:
 
 
 @asynccontextmanager
-async def agent_of(plane: DataPlane) -> AsyncIterator[Agent]:
+async def agent_of(plane: DataPlane, **settings: Any) -> AsyncIterator[Agent]:
     """An agent as it is after its start; it has not heard of its hub yet."""
     with tempfile.TemporaryDirectory(dir=scratch()) as place:
         folder = Path(place) / "agent"
         shutil.copytree(master(), folder)
         with contextlib.closing(Home(folder)) as home:
-            agent = Agent(plane, home, HUB, membership(), AgentSettings(), None)
+            agent = Agent(plane, home, HUB, membership(), AgentSettings(**settings), None)
             await agent._endpoint.serve(None)
             try:
                 yield agent
@@ -115,7 +115,10 @@ async def hear(plane: DataPlane, data: bytes) -> None:
     async with agent_of(plane) as agent:
         if door == b"hub":
             now = agent._credentials
-            known = {"agent.hello": lambda: welcome(now.membership), "agent.certify": lambda: certificates(now.membership).model_dump()}
+            known = {
+                "agent.hello": lambda: welcome(now.membership),
+                "agent.certify": lambda: certificates(now.membership).model_dump(),
+            }
             talk = Talk(rest, known, SLOW)
             connection: Any = Connection(talk)
             with contextlib.suppress(*PROMISED):

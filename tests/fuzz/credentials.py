@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 from collections.abc import Sequence
 
 import asyncssh
@@ -139,7 +138,12 @@ def signed(body: bytes, ca: asyncssh.SSHKey) -> bytes:
 
 def bodies() -> list[bytes]:
     """Certificates without the CA's key and its signature."""
-    made = [values.agents_certificate(), values.persons_certificate(), values.endpoints_certificate(), values.hubs_certificate()]
+    made = [
+        values.agents_certificate(),
+        values.persons_certificate(),
+        values.endpoints_certificate(),
+        values.hubs_certificate(),
+    ]
     blobs = [base64.b64decode(issued.line.split()[1]) for issued in made]
     return [blob[: -len(String(USER_CA.public_data)) - len(String(USER_CA.sign(b"", b"ssh-ed25519")))] for blob in blobs]
 
@@ -188,7 +192,14 @@ def signature_seeds() -> list[bytes]:
 WORDS: Sequence[bytes] = (*map(String, ALGORITHMS), *map(String, CERTIFICATE_ALGORITHMS), *ALGORITHMS, *CERTIFICATE_ALGORITHMS)
 OPTIONS = tuple(
     String(name)
-    for name in (b"permit-port-forwarding", b"force-command", b"source-address", b"permit-pty", b"no-touch-required", b"hub.knot")
+    for name in (
+        b"permit-port-forwarding",
+        b"force-command",
+        b"source-address",
+        b"permit-pty",
+        b"no-touch-required",
+        b"hub.knot",
+    )
 )
 ARMOURS = tuple(
     f"-----{edge} {kind}-----".encode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -31,11 +33,9 @@ NAME = "agent.yaml"
 @cache
 def scratch() -> Path:
     """A private folder, for as long as this process lives."""
-    _kept_alive.append(tempfile.TemporaryDirectory(prefix="knot-fuzz-"))
-    return Path(_kept_alive[-1].name)
-
-
-_kept_alive: list[tempfile.TemporaryDirectory[str]] = []
+    folder = tempfile.mkdtemp(prefix="knot-fuzz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def write(path: Path, data: bytes) -> None:

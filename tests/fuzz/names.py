@@ -61,4 +61,6 @@ def names_seeds() -> list[bytes]:
     return [(22).to_bytes(2, "big") + text.encode() for text in texts]
 
 
-TARGETS = (Target("names", names, names_seeds, [b"127.", b"::", b"%", b"0x", b"localhost", b".knot", b"@", b"\0"], input_max=400),)
+TARGETS = (
+    Target("names", names, names_seeds, [b"127.", b"::", b"%", b"0x", b"localhost", b".knot", b"@", b"\0"], input_max=400),
+)

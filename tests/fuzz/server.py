@@ -18,6 +18,7 @@ from knot_server.actor import Actor
 from knot_server.http.app import make_app
 from knot_server.running import initialise
 from knot_server.services import Services
+from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.names import SpaceId, SpaceName
 from tests.fuzz import values
 from tests.fuzz.files import scratch
@@ -50,7 +51,7 @@ _masters: list[Master] = []
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[Served]:
+async def served(plane: DataPlane | None = None) -> AsyncIterator[Served]:
     """A server with a folder of its own, always the same at the beginning."""
     if not _masters:
         _masters.append(await _made(scratch() / "server"))
@@ -58,7 +59,7 @@ async def served() -> AsyncIterator[Served]:
     with tempfile.TemporaryDirectory(dir=scratch()) as place:
         folder = Path(place) / "server"
         shutil.copytree(master.folder, folder)
-        services = await Services.open(stock_plane(), folder, LIFETIME)
+        services = await Services.open(plane or stock_plane(), folder, LIFETIME)
         try:
             services.hub_address = "127.0.0.1:2222"
             yield Served(services, make_app(services), master.token, master.join_token_id)

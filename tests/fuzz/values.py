@@ -54,5 +54,3 @@ def hubs_certificate() -> Issued:
 def strangers_certificate() -> Issued:
     """Signed by nobody we know."""
     return issue_client(OTHER_CA, PERSON, Identity.person(ALICE.owner, [ALICE.zone]), now=NOW)
-
-
