@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fuzz.stage import close_all
 from tests.fuzz.target import Target, name_of
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.watching import try_out
 
 WORK = Path(".fuzz")
 """Everything that was made so far, for a later run to go on from, and findings. Not kept in the repository."""
@@ -82,10 +84,10 @@ def _options() -> argparse.Namespace:
 
 def _again(target: Target, path: Path) -> int:
     """Run a finding once more, without libFuzzer: the traceback is Python's own, and a debugger works."""
-    from tests.fuzz.watching import watch
-
-    with watch():
-        target.run(path.read_bytes())
+    try:
+        try_out(target.run, path.read_bytes())
+    finally:
+        close_all()
     print(f"{target.name}: nothing wrong with {path}")
     return 0
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import asyncssh
 from asyncssh.packet import String, UInt32
 from asyncssh.public_key import SSHOpenSSHCertificate
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, rsa
 
 from knot_keys.certificates import (
     CLIENT_EXTENSIONS,
@@ -83,15 +82,8 @@ CERTIFICATE_ALGORITHMS = tuple(
 
 def keys() -> list[asyncssh.SSHKey]:
     """One of each kind that has a public format; all but ours are new each time."""
-    made = [ec.generate_private_key(curve()) for curve in (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)]
-    others = [rsa.generate_private_key(65537, 2048), dsa.generate_private_key(1024), ed448.Ed448PrivateKey.generate()]
-    return [values.AGENT, *(asyncssh.SSHKey and _public(key.public_key()) for key in (*made, *others))]
-
-
-def _public(key: object) -> asyncssh.SSHKey:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return asyncssh.import_public_key(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))  # type: ignore[attr-defined]
+    names = ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa", "ssh-dss", "ssh-ed448")
+    return [values.AGENT, *map(asyncssh.generate_private_key, names)]
 
 
 def public_key_seeds() -> list[bytes]:

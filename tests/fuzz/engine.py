@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+Run = Callable[[bytes], None]
 CLONE_NEWNET = 0x40000000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 """See unshare(2) and netdevice(7)."""
@@ -33,20 +34,19 @@ def main(name: str, options: list[str]) -> None:
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=INSTRUMENTED):
         target = importlib.import_module("tests.fuzz.targets").TARGETS[name]
-        watch = importlib.import_module("tests.fuzz.watching").watch
+        try_out = importlib.import_module("tests.fuzz.watching").try_out
         close_all = importlib.import_module("tests.fuzz.stage").close_all
 
-    atheris.Setup([sys.argv[0], *options], watched(target.run, watch, close_all))
+    atheris.Setup([sys.argv[0], *options], watched(target.run, try_out, close_all))
     atheris.Fuzz()
 
 
-def watched(run: Callable[[bytes], None], watch: Any, close_all: Callable[[], None]) -> Callable[[bytes], None]:
+def watched(run: Run, try_out: Callable[[Run, bytes], None], close_all: Callable[[], None]) -> Run:
     """An input's way; after a finding no thread is left that Python would wait for at its end."""
 
     def run_watched(data: bytes) -> None:
         try:
-            with watch():
-                run(data)
+            try_out(run, data)
         except BaseException:
             close_all()
             raise

@@ -87,11 +87,11 @@ forwards:
     b"a: &a [1, 0x1f, 0o7, 1:30, .inf, 2001-12-14t21:59:43.10-05:00, ~, =, <<]\nb: *a\n? |2-\n  text\n: >+\n  more\n\n  text\n",
 )
 YAML_WORDS = (
-    b"local_port:", b"remote_port:", b"space:", b"forwards:", b"bind:", b"persistent:", b"force:", b"allow_remote_bind:", b"true",
-    b"!!int ", b"!!float ", b"!!timestamp ", b"!!binary ", b"!!set ", b"!!omap ", b"!!null ", b"!!python/name:os.system ", b"!<tag>",
-    b"\\U00110000", b"\\ud800", b"%YAML 1.", b"%TAG !", b"&a ", b"*a", b"<<: ", b"? ", b": ", b"- ", b"|+\n", b">-\n", b"---\n",
-    b"...\n", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc2\x85", b"\t", *(f"{name}: ".encode() for name in AgentSettings.model_fields),
-)  # fmt: skip
+    *b"local_port: remote_port: space: forwards: bind: persistent: force: allow_remote_bind: %TAG <<: --- ...".split(),
+    *b"true !!int !!float !!timestamp !!binary !!set !!omap !!null !!python/name:os.system \\U00110000 \\ud800 &a *a |+ >- !<tag>".split(),
+    *(f"{name}: ".encode() for name in AgentSettings.model_fields),
+    *(b"%YAML 1.", b"? ", b": ", b"- ", b"\n", b"\t", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc2\x85"),
+)
 
 
 # What an agent remembers
@@ -116,9 +116,13 @@ def state(data: bytes) -> None:
 
 def state_seeds() -> list[bytes]:
     target = TargetSpace(
-        id=values.BACKEND_ID, name=values.BACKEND, owner=values.ALICE.owner, zone=values.ALICE.zone, addresses=["10.0.0.7:2022"],
+        id=values.BACKEND_ID,
+        name=values.BACKEND,
+        owner=values.ALICE.owner,
+        zone=values.ALICE.zone,
+        addresses=["10.0.0.7:2022"],
         running=True,
-    )  # fmt: skip
+    )
     order = ForwardOrder(local_port=Port(8080), target=target, remote_port=Port(3000), persistent=True, made="1")
     stopped = StoppedForward(local_port=Port(8081), target_id=values.BACKEND_ID, remote_port=Port(3000))
     content = _Content(

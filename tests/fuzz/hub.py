@@ -1,4 +1,4 @@
-"""The hub's subsystems: what an agent that joins, or has joined, may say. An input is a subsystem's name on a line, then stdin."""
+"""The hub's subsystems: what an agent that joins, or has joined, may say. An input is a subsystem's name, then its stdin."""
 
 from __future__ import annotations
 

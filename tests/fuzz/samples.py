@@ -42,27 +42,23 @@ def sample(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _value(schema: Mapping[str, Any], definitions: Mapping[str, Any], name: str) -> Any:
+    """A value of this JSON Schema, in which pydantic describes a field."""
     if "$ref" in schema:
         return _value(definitions[schema["$ref"].rpartition("/")[2]], definitions, name)
+    if "anyOf" in schema:
+        return _value(schema["anyOf"][0], definitions, name)
     if "properties" in schema:
         return {field: WORDS.get(field) or _value(part, definitions, field) for field, part in schema["properties"].items()}
-    if "enum" in schema or "const" in schema:
-        return schema.get("enum", [schema.get("const")])[0]
-    for choice in schema.get("anyOf", ()):
-        return _value(choice, definitions, name)
-    match schema.get("type"):
-        case "array":
-            return [_value(schema["items"], definitions, name)]
-        case "object":
-            return {}
-        case "integer" | "number":
-            return schema.get("minimum", 1)
-        case "boolean":
-            return False
-        case "string" if schema.get("format") == "date-time":
-            return "2027-01-15T08:00:00Z"
-        case _:
-            return "text"
+    if schema.get("type") == "array":
+        return [_value(schema["items"], definitions, name)]
+    return schema.get("enum", [schema.get("const", _plain(schema))])[0]
+
+
+def _plain(schema: Mapping[str, Any]) -> object:
+    """A word, a number, or nothing much."""
+    word = "2027-01-15T08:00:00Z" if schema.get("format") == "date-time" else "text"
+    number = schema.get("minimum", 1)
+    return {"integer": number, "number": number, "boolean": False, "object": {}}.get(schema.get("type", ""), word)
 
 
 @contextmanager

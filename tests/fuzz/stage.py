@@ -68,7 +68,8 @@ class Stage(Generic[World]):
         self._context = self._build()
         self._world = self._runner.run(_entered(self._context))
         self._left = self._inputs
-        _open.append(self)
+        if self not in _open:
+            _open.append(self)
 
 
 async def _entered(context: AbstractAsyncContextManager[World]) -> World:

@@ -7,5 +7,13 @@ from tests.fuzz.target import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for target in (*credentials.TARGETS, *files.TARGETS, *names.TARGETS, *hub.TARGETS, *web.TARGETS, *agents.TARGETS, *packets.TARGETS)
+    for target in (
+        *credentials.TARGETS,
+        *files.TARGETS,
+        *names.TARGETS,
+        *hub.TARGETS,
+        *web.TARGETS,
+        *agents.TARGETS,
+        *packets.TARGETS,
+    )
 }

@@ -119,10 +119,11 @@ def request(method: str, path: str, body: object) -> bytes:
     return f"{head}{kind}\r\n".encode() + content
 
 
+HEADERS = ("Transfer-Encoding: chunked", "Expect: 100-continue", "Connection: Upgrade", "Upgrade: websocket", "Origin: null")
 WORDS = (
-    b"TOKEN", b"LENGTH", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"Connection: Upgrade\r\n", b"Origin: null\r\n",
-    b"Upgrade: websocket\r\n", b"0\r\n\r\n", b"\r\n", b"%00", b"%2e%2e%2f", b"%ff", b"%", b"?", b"*", b"GET ", b"POST ", b"PATCH ",
-    b"DELETE ", b"OPTIONS ", b"HEAD ", b"PUT ", b"true", b"null", b"1e999", b"NaN", b"9" * 20, b'"\\ud800"', b'"\\u0000"', b"[[[[",
-    b'"persistent": true', b'"force": true', b'"dry_run": true', b'"space": "backend-api"', b'"zone": "eu"', b'"lifetime": ',
-)  # fmt: skip
+    *(header.encode() + b"\r\n" for header in HEADERS),
+    *(method + b" " for method in b"GET POST PATCH DELETE OPTIONS HEAD PUT".split()),
+    *b'TOKEN LENGTH %00 %2e%2e%2f %ff % ? * true null 1e999 NaN 99999999999999999999 "\\ud800" "\\u0000" [[[['.split(),
+    *(b"0\r\n\r\n", b"\r\n", b'"persistent": true', b'"force": true', b'"dry_run": true', b'"zone": "eu"', b'"lifetime": '),
+)
 TARGETS = (Target("http", http, http_seeds, WORDS),)

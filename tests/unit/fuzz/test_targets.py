@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.stage import close_all
 from tests.fuzz.target import CORPUS, Target, declared
 from tests.fuzz.targets import TARGETS
-from tests.fuzz.watching import Finding, watch
+from tests.fuzz.watching import Finding, try_out, watch
 
-EXAMPLES = 60
+EXAMPLES = 40
 """For each target; the long runs try some hundred thousand."""
 EDITS_MAX = 4
 KEPT_MAX = 100_000
@@ -26,11 +28,10 @@ def _nothing_left() -> Iterator[None]:
     close_all()
 
 
-@pytest.fixture(params=TARGETS.values(), ids=TARGETS.keys())
+@pytest.fixture(params=list(TARGETS))
 def target(request: pytest.FixtureRequest) -> Target:
     """One after the other."""
-    made: Target = request.param
-    return made
+    return TARGETS[request.param]
 
 
 @st.composite
@@ -45,15 +46,10 @@ def near(draw: st.DrawFn, valid: Sequence[bytes], words: Sequence[bytes]) -> byt
     return content
 
 
-def run(target: Target, content: bytes) -> None:
-    with watch():
-        target.run(content)
-
-
 def test_what_is_kept(target: Target) -> None:
     """No valid input breaks its parser, and none that once did."""
     for content in (*target.seeds(), *target.kept()):
-        run(target, content)
+        try_out(target.run, content)
 
 
 def test_what_is_nearly_valid(target: Target) -> None:
@@ -62,7 +58,7 @@ def test_what_is_nearly_valid(target: Target) -> None:
     @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow], database=None)
     @given(near(target.seeds(), target.words))
     def check(content: bytes) -> None:
-        run(target, content)
+        try_out(target.run, content)
 
     check()
 
@@ -90,10 +86,6 @@ def test_an_error_that_a_terminal_would_obey_is_a_finding() -> None:
 
 def test_a_record_of_level_error_is_a_finding() -> None:
     """Also that of a library."""
-    import logging
-
-    import structlog
-
     with pytest.raises(Finding, match="logged as an error"), watch():
         structlog.get_logger("test").error("failed")
     with pytest.raises(Finding, match="library"), watch():
