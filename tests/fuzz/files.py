@@ -87,10 +87,11 @@ forwards:
     b"a: &a [1, 0x1f, 0o7, 1:30, .inf, 2001-12-14t21:59:43.10-05:00, ~, =, <<]\nb: *a\n? |2-\n  text\n: >+\n  more\n\n  text\n",
 )
 YAML_WORDS = (
-    *b"local_port: remote_port: space: forwards: bind: persistent: force: allow_remote_bind: %TAG <<: --- ...".split(),
-    *b"true !!int !!float !!timestamp !!binary !!set !!omap !!null !!python/name:os.system \\U00110000 \\ud800 &a *a |+ >- !<tag>".split(),
+    *b"local_port: remote_port: space: forwards: bind: persistent: force: allow_remote_bind: true &a *a |+ >-".split(),
+    *b"!!int !!float !!timestamp !!binary !!set !!omap !!null !!python/name:os.system !<tag> %TAG <<: --- ...".split(),
     *(f"{name}: ".encode() for name in AgentSettings.model_fields),
-    *(b"%YAML 1.", b"? ", b": ", b"- ", b"\n", b"\t", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"\xc2\x85"),
+    *(b"%YAML 1.", b"\\U00110000", b"\\ud800", b"? ", b": ", b"- ", b"\n", b"\t"),
+    *(char.encode() for char in "\ufeff\u2028\x85"),
 )
 
 
