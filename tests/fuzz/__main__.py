@@ -112,7 +112,7 @@ def _fuzz(target: Target, seconds: int) -> Result:
 def _run(target: Target, options: Sequence[str]) -> bytes:
     """What libFuzzer said; a traceback among it is shown."""
     with tempfile.TemporaryDirectory(prefix="knot-fuzz-", dir=IN_MEMORY if os.path.isdir(IN_MEMORY) else None) as temporary:
-        command = [sys.executable, "-m", "tests.fuzz.engine", target.name, *options]
+        command = [_itself(Path(temporary), target), *options]
         environment = {**os.environ, "TMPDIR": temporary}
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, check=False)
     if done.returncode:
@@ -120,6 +120,14 @@ def _run(target: Target, options: Sequence[str]) -> bytes:
         sys.stdout.buffer.write(b"\n".join(shown) + b"\n")
         print(f"exit status {done.returncode} of {shlex.join(command)}", flush=True)
     return done.stdout
+
+
+def _itself(folder: Path, target: Target) -> str:
+    """A command that is one word: libFuzzer starts itself to compare inputs."""
+    path = folder / "engine"
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m tests.fuzz.engine {target.name} "$0" "$@"\n')
+    path.chmod(0o700)
+    return str(path)
 
 
 @contextmanager

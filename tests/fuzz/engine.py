@@ -28,8 +28,11 @@ def leave_network() -> None:
                 fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
-def main(name: str, options: list[str]) -> None:
-    """Run the target of this name with libFuzzer's own options and folders; does not return."""
+def main(name: str, itself: str, options: list[str]) -> None:
+    """Run the target of this name with libFuzzer's own options and folders; does not return.
+
+    `itself` is what libFuzzer is to start where it needs another process, to compare inputs.
+    """
     leave_network()
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=INSTRUMENTED):
@@ -37,7 +40,7 @@ def main(name: str, options: list[str]) -> None:
         try_out = importlib.import_module("tests.fuzz.watching").try_out
         close_all = importlib.import_module("tests.fuzz.stage").close_all
 
-    atheris.Setup([sys.argv[0], *options], watched(target.run, try_out, close_all))
+    atheris.Setup([itself, *options], watched(target.run, try_out, close_all))
     atheris.Fuzz()
 
 
@@ -55,4 +58,4 @@ def watched(run: Run, try_out: Callable[[Run, bytes], None], close_all: Callable
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])
