@@ -76,6 +76,9 @@ class AgentSettings(BaseModel):
         min_length=1,
         description="Ciphers for connections with the hub and other agents, the preferred one first.",
     )
+    post_quantum_only: bool = Field(
+        default=False, description="Refuse key exchange without ML-KEM: no OpenSSH before 9.9, no paramiko before 5."
+    )
     rekey_bytes: int = Field(
         default=1024**3, ge=1024**2, le=64 * 1024**3, description="Bytes sent on a connection until keys are exchanged anew."
     )
@@ -178,4 +181,7 @@ class AgentSettings(BaseModel):
     @property
     def ssh_options(self) -> dict[str, Any]:
         """What SSH connections are made with."""
-        return {"encryption_algs": list(self.ciphers), "rekey_bytes": self.rekey_bytes}
+        from knot_keys.connections import key_exchange
+
+        exchange = key_exchange(post_quantum_only=self.post_quantum_only)
+        return {"encryption_algs": list(self.ciphers), "rekey_bytes": self.rekey_bytes, **exchange}

@@ -75,6 +75,15 @@ Shown = asyncssh.SSHKey | SSHOpenSSHCertificate
 """What a client offers at login: a plain public key, or a certificate."""
 
 
+def key_exchange(*, post_quantum_only: bool) -> dict[str, Any]:
+    """The option that leaves out every key exchange but the post-quantum ones; raises KnotError where there are none."""
+    if not post_quantum_only:
+        return {}
+    if not POST_QUANTUM:
+        raise KnotError("post_quantum_only: the OpenSSL below this installation's `cryptography` has no ML-KEM; update it")
+    return {"kex_algs": POST_QUANTUM}
+
+
 class Doorkeeper(asyncssh.SSHServer):
     """Decides who enters. One for each connection that comes in."""
 

@@ -60,7 +60,12 @@ def run(data: Path, config: Path | None, **given: Any) -> None:
     configure_logs()
     keep_memory_private()
     # without polling: thousands of agents' signs of life would keep a processor busy
-    plane.run(lambda plane: run_server(plane, data, settings, passphrase), limits=settings.limits, polling=0)
+    plane.run(
+        lambda plane: run_server(plane, data, settings, passphrase),
+        limits=settings.limits,
+        polling=0,
+        ssh_options=settings.ssh_options,
+    )
 
 
 @server.command()

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from knot_keys.bounds import Bounds
+from knot_keys.connections import key_exchange
 from knot_ssh.addresses import Address, is_server_url
 from knot_ssh.dataplane.limits import Limits
 from knot_ssh.errors import BadInput
@@ -62,6 +63,9 @@ class ServerSettings(BaseModel):
     )
     certificate_lifetime: int = Field(
         default=3600, ge=10, le=24 * 3600, description="Seconds that a certificate for an agent or a person is good for."
+    )
+    post_quantum_only: bool = Field(
+        default=False, description="Refuse key exchange without ML-KEM: no OpenSSH before 9.9, no paramiko before 5."
     )
     max_held: int = Field(
         default=256 * MIB,
@@ -194,6 +198,11 @@ class ServerSettings(BaseModel):
             login_timeout=self.login_timeout,
             login_tries=self.login_tries,
         )
+
+    @property
+    def ssh_options(self) -> dict[str, Any]:
+        """What the hub's connections are made with."""
+        return key_exchange(post_quantum_only=self.post_quantum_only)
 
     @property
     def known_hosts(self) -> tuple[str, ...]:

@@ -279,7 +279,8 @@ def test_refusals_over_http(story: Story) -> None:
     wrong = system.user("alice")[:-1] + "x"
     assert urllib3.request("GET", system.url + "/api/spaces").status == 401
     bearer = {"Authorization": f"Bearer {wrong}"}
-    assert urllib3.request("GET", system.url + "/api/spaces?token=secret", headers=bearer).status == 401
+    assert urllib3.request("GET", system.url + "/api/spaces?token=secret", headers=bearer).status == 400
+    assert urllib3.request("GET", system.url + "/api/spaces", headers=bearer).status == 401
     system.knot("user", "create", "dave", user="bob", code=1)
     nobody, other, bob = story.news("refused", "refused", "refused")
     for refused in (nobody, other):

@@ -136,6 +136,15 @@ def test_no_secret_in_a_url(system: System) -> None:
     assert secret not in "\n".join(system.server.lines())
 
 
+def test_known_parameters(system: System) -> None:
+    """A parameter that a route knows is taken there, and nowhere else; one more beside it is refused."""
+    bearer = f"Authorization: Bearer {system.user('alice')}"
+    assert ask(system, head(bearer, path="/api/audit?limit=1&after=0"))[0] == 200
+    for path in ("/api/audit?limit=1&token=x", "/api/spaces?limit=1", "/api/audit/?limit=1"):
+        assert ask(system, head(bearer, path=path))[:2] == (400, "bad_input")
+    assert ask(system, head(bearer, path="/api/audit?limit=1", method="POST"))[:2] == (400, "bad_input")
+
+
 def test_two_tokens_are_none(system: System) -> None:
     """Two programs that read one request must not see two callers."""
     bearer = f"Authorization: Bearer {system.user('alice')}"

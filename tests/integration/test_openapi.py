@@ -18,7 +18,7 @@ from tests.support.ports import free_ports
 from tests.support.system import System, running_system
 
 EXAMPLES = 1000 if FULL else 20
-LONG = pytest.mark.timeout(3600 if FULL else 120)
+LONG = pytest.mark.timeout(3600 if FULL else 300)
 METHODS = {
     "make_forward", "list_forwards", "stop_forward", "apply_forwards", "list_spaces", "create_space", "change_space",
     "delete_space", "create_join_token", "list_users", "create_user", "delete_user", "show_ca", "create_certificate",

@@ -133,7 +133,10 @@ def test_bad_input(system: System, tmp_path: Path) -> None:
         system.knot("revoke", *words, user="quentin", code=2)
     assert "serial 9999999999999999999" in system.knot("revoke", "certificate", "9999999999999999999", user="quentin", code=1)
     assert "only an administrator" in system.knot("revoke", "user", "paula", user="quentin", code=1)
-    assert "told" in system.knot("revoke", "certificate", str(couple.source.identity()[1]), user="quentin")
+    assert "Revoked 1 certificate;" in system.knot("revoke", "certificate", str(couple.source.identity()[1]), user="quentin")
+    public = couple.source.folder / "host_key.pub"
+    assert "Revoked 2 certificates;" in system.knot("revoke", "key", str(public), user="quentin")
+    assert "not enrolled, and no certificate" in system.knot("revoke", "key", public.read_text().strip(), user="nadia", code=1)
 
 
 def test_revoked_space_comes_back(system: System) -> None:

@@ -14,7 +14,9 @@ import pytest
 from knot_keys.connections import POST_QUANTUM
 from knot_ssh.addresses import Address
 from tests.conftest import Pair
+from tests.support.configured import ConfiguredAgent
 from tests.support.figures import Figure
+from tests.support.system import running_system
 
 AUDIT = Path(sys.executable).with_name("ssh-audit")
 SECONDS = 60
@@ -60,3 +62,18 @@ def test_no_weak_algorithm(pair: Pair, figure: Figure, where: Callable[[Pair], t
     offered = [found["algorithm"] for found in report["kex"]]
     assert STRICT in offered
     assert offered[: len(POST_QUANTUM)] == POST_QUANTUM
+
+
+@pytest.mark.skipif(not POST_QUANTUM, reason="the library below has no post-quantum key exchange")
+@pytest.mark.threat(12, "ssh-audit, where post-quantum key exchange alone is let in", "no [fail], no [warn]")
+def test_nothing_to_warn_of(tmp_path: Path, figure: Figure) -> None:
+    """With `post_quantum_only` at both ends there is nothing left to warn of, and agents work."""
+    with running_system(tmp_path, "--post-quantum-only") as system:
+        agent = ConfiguredAgent(system, "careful", "alice", {"post_quantum_only": True}, tmp_path)
+        agent.start()
+        address = Address.parse(system.hub)
+        for host, port in (agent.endpoint(), (address.host, address.port)):
+            report = audited(host, port)
+            assert said(report, "fail") | said(report, "warn") == set()
+            assert [found["algorithm"] for found in report["kex"] if not found["algorithm"].startswith(("ext-", "kex-"))]
+    figure("0 failures, 0 warnings at either end")

@@ -11,11 +11,11 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
-from starlette.routing import Match
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from knot_server.http.problems import Refuse
@@ -126,14 +126,14 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> KnotError | None:
         query: bytes = scope["query_string"]
-        known = _parameters(self._described, scope) if query else set()
-        return refusal(scope, self._known) or unknown_parameter(query, known)
+        parameters = _parameters(self._described.openapi(), scope["method"], scope["path"]) if query else set()
+        return refusal(scope, self._known) or unknown_parameter(query, parameters)
 
 
-def _parameters(app: FastAPI, scope: Scope) -> set[str]:
-    """The names that this request's route takes in the query of its URL, by its description."""
-    route = next((route for route in app.routes if route.matches(scope)[0] is Match.FULL), None)
-    if not isinstance(route, APIRoute):
-        return set()
-    described = app.openapi()["paths"].get(route.path, {}).get(scope["method"].lower(), {})
-    return {parameter["name"] for parameter in described.get("parameters", ()) if parameter["in"] == "query"}
+def _parameters(description: dict[str, Any], method: str, path: str) -> set[str]:
+    """The names that the route of a request takes in the query of its URL, by the API's description."""
+    operations = (
+        operations for template, operations in description["paths"].items() if compile_path(template)[0].fullmatch(path)
+    )
+    taken = (parameter for found in operations for parameter in found.get(method.lower(), {}).get("parameters", ()))
+    return {parameter["name"] for parameter in taken if parameter["in"] == "query"}

@@ -49,7 +49,7 @@ class HostKeys:
             self._audit.record(
                 session,
                 Event.ROTATED,
-                str(actor.owner),
+                actor,
                 owner=space.owner,
                 space_id=space.id,
                 what="host key",

@@ -196,7 +196,7 @@ class Revoking:
         self._audit.record(
             session,
             Event.REVOKED,
-            str(actor.owner),
+            actor,
             owner=owner,
             space_id=space_id,
             kind=kind,

@@ -115,7 +115,7 @@ class Rotations:
         self._audit.record(
             session,
             Event.ROTATED,
-            str(actor.owner),
+            actor,
             what=str(what),
             step=str(step),
             force=force,

@@ -45,6 +45,7 @@ def test_whole_file() -> None:
         connect_timeout: 2.5
         data_plane: stock
         ciphers: [aes256-ctr]
+        post_quantum_only: true
         rekey_bytes: 3000000
         polling: 0
         max_channels: 7
@@ -72,6 +73,7 @@ def test_whole_file() -> None:
         "connect_timeout": 2.5,
         "data_plane": "stock",
         "ciphers": ["aes256-ctr"],
+        "post_quantum_only": True,
         "rekey_bytes": 3000000,
         "polling": 0,
         "max_channels": 7,
