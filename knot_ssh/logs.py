@@ -17,20 +17,23 @@ LEVEL = logging.INFO
 
 AT_ONCE = 10
 """Records that a peer may cause at once; then it is one a second, and the next says how many were left out."""
+STRANGERS_AT_ONCE = 200
+"""The same of all who try to log in together: as many as an operator reads."""
 
 
 class Sparing:
     """Logs what somebody else can cause as often as they like, without letting them fill the disk."""
 
-    def __init__(self) -> None:
-        self._allowance = float(AT_ONCE)
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self._at_once = float(at_once)
+        self._allowance = self._at_once
         self._since = time.monotonic()
         self._suppressed = 0
 
     def warning(self, log: Any, event: str, **fields: Any) -> None:
         """Log this, or count it as left out."""
         now = time.monotonic()
-        self._allowance = min(float(AT_ONCE), self._allowance + now - self._since)
+        self._allowance = min(self._at_once, self._allowance + now - self._since)
         self._since = now
         if self._allowance < 1:
             self._suppressed += 1
