@@ -103,7 +103,7 @@ def test_space_fields(pair: Pair) -> None:
     """A made space has the documented fields, its join token and the hub's address."""
     status, made = post(pair, "/api/spaces", {"name": "http-made", "zone": "eu"})
     assert status == 201
-    fields = {"id", "name", "owner", "zone", "running", "agentless", "host_key", "created_at", "last_seen"}
+    fields = {"id", "name", "owner", "zone", "running", "agentless", "host_key", "host_keys", "created_at", "last_seen"}
     assert set(made) == fields | {"join_token", "hub"}
     assert post(pair, "/api/spaces", {"name": "http-made", "zone": "us"})[1]["code"] == "name_taken"
 
