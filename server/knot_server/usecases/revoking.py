@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import asyncssh
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_keys.keyfiles import fingerprint, parse_public_key
@@ -169,9 +169,7 @@ class Revoking:
         own = Certificate.space_id == space.id
         certificates = await self._revocations.record(session, own, space.enrolled_key, reason, owner=space.owner)
         keys, space.enrolled_key = int(space.enrolled_key is not None), None
-        unused = update(JoinToken).where(JoinToken.space_id == space.id, JoinToken.uses_left > 0, JoinToken.expires_at > _now())
-        voided = await _count(session, unused.values(expires_at=_now())) if tokens else 0
-        return Voided(certificates, keys, voided)
+        return Voided(certificates, keys, await _void_tokens(session, space) if tokens else 0)
 
     async def _bar(self, session: AsyncSession, owner: Owner, key: str, reason: str) -> Voided:
         """Void this owner's certificates for a key, and certify it no more for them."""
@@ -262,6 +260,16 @@ async def _enrolled(session: AsyncSession, shown: str) -> list[Space]:
     """The spaces whose enrolled key this is."""
     spaces = await session.scalars(select(Space).where(Space.enrolled_key.is_not(None)))
     return [space for space in spaces if space.enrolled_key and fingerprint(parse_public_key(space.enrolled_key)) == shown]
+
+
+async def _void_tokens(session: AsyncSession, space: Space) -> int:
+    """End a space's join tokens that may still be used, row by row, so that the journal hears of each; gives how many."""
+    now = _now()
+    usable = select(JoinToken).where(JoinToken.space_id == space.id, JoinToken.uses_left > 0, JoinToken.expires_at > now)
+    tokens = list(await session.scalars(usable))
+    for token in tokens:
+        token.expires_at = now
+    return len(tokens)
 
 
 async def _count(session: AsyncSession, statement: object) -> int:
