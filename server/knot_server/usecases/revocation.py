@@ -92,7 +92,8 @@ class Revocations:
     ) -> int:
         """Make the certificates that `which` selects void, and the enrolled key (an OpenSSH line) if one is given.
 
-        Those that have expired are among them: what they have opened ends as well. Gives how many became void by it. `frees_name`: their names may be given out again at once.
+        Those that have expired are among them: what they have opened ends as well. Gives how many became void by it.
+        `frees_name`: their names may be given out again at once.
         """
         now = int(time.time())
         is_new = RevokedCertificate.serial.is_(None)
