@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import AuditRecord, Space
-from knot_ssh.allowances import Allowances, Pace
+from knot_ssh.buckets import Allowances, Pace
 from knot_ssh.errors import KnotError
 from knot_ssh.names import Owner, SpaceId
 from knot_ssh.tasks import whole
@@ -156,7 +156,7 @@ class Audit:
         **fields: Value,
     ) -> None:
         """Note that `door` has turned somebody away, as far as `source`, an address or an owner, has not caused too many."""
-        if self._refusals.take(source, self.clock()):
+        if self._refusals.spend(source, self.clock()):
             self.note(Event.REFUSED, actor, owner=owner, space_id=space_id, door=door, reason=reason, **fields)
         else:
             self.leave_out(1)
@@ -171,7 +171,7 @@ class Audit:
         **fields: Value,
     ) -> None:
         """Note what an owner's agents or people may do at will, as far as they have not done too much of it."""
-        if self._sights.take(str(owner), self.clock()):
+        if self._sights.spend(str(owner), self.clock()):
             self.note(event, actor, owner=owner, space_id=space_id, **fields)
         else:
             self.leave_out(1)
