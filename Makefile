@@ -7,7 +7,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 # Hundreds of processes are started: what one has compiled the next shall find.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test faults threats bench lint types check clean
+.PHONY: demo test faults threats bench fuzz lint types check clean
 
 demo: $(STAMP)
 	@$(BIN)/knot demo $(ARGS)
@@ -31,6 +31,10 @@ threats: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -17,13 +17,15 @@ LEVEL = logging.INFO
 
 AT_ONCE = 10
 """Records that a peer may cause at once; then it is one a second, and the next says how many were left out."""
+STRANGERS_AT_ONCE = 200
+"""The same of all who try to log in together: as many as an operator reads."""
 
 
 class Sparing:
     """Logs what somebody else can cause as often as they like, without letting them fill the disk."""
 
-    def __init__(self) -> None:
-        self._bucket = Bucket(1.0, AT_ONCE, time.monotonic())
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self._bucket = Bucket(1.0, at_once, time.monotonic())
         self._suppressed = 0
 
     def warning(self, log: Any, event: str, **fields: Any) -> None:

@@ -14,7 +14,7 @@ import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import asyncssh
 import structlog
@@ -41,11 +41,12 @@ MESSAGE_NESTING = 16
 CALL_TIMEOUT = 15.0
 """Seconds that a caller waits for an answer."""
 
-PARSE_ERROR, METHOD_NOT_FOUND, INTERNAL_ERROR = -32700, -32601, -32603
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INTERNAL_ERROR = -32700, -32600, -32601, -32603
 KNOT_ERROR = -32000
 
 log = structlog.get_logger(__name__)
 
+Answer = TypeVar("Answer", bound=BaseModel)
 Function = Callable[[Any], Awaitable[BaseModel | None]]
 Method = tuple[type[BaseModel], Function]
 """What the parameters must be, and what is done with them."""
@@ -93,6 +94,14 @@ class Peer:
         finally:
             self._pending.pop(number, None)
 
+    async def ask(self, method: str, params: BaseModel, answer: type[Answer], *, timeout: float = CALL_TIMEOUT) -> Answer:
+        """The same, for a result of this form; raises Unavailable for any other, which is as good as none."""
+        result = await self.call(method, params, timeout=timeout)
+        try:
+            return answer.model_validate(result)
+        except ValidationError:
+            raise Unavailable("the other side answered what is not understood here; is it of another version?") from None
+
     async def notify(self, method: str, params: BaseModel | None = None) -> None:
         """Tell the other side without waiting for an answer; a peer that is gone is told nothing."""
         if not self._closed:
@@ -135,6 +144,8 @@ class Peer:
         elif "method" not in message:
             self._settle(message)
             return
+        elif not isinstance(message.get("id"), str | int | None):
+            await self._send_error(None, INVALID_REQUEST, "an id must be text or a whole number")
         elif self._methods.get(str(message["method"])) is None:
             await self._refuse(message, METHOD_NOT_FOUND, KnotError("there is no such method"))
         elif len(tasks) >= CALLS_WAITING:

@@ -365,7 +365,7 @@ class StoppedForward(Message):
 class Hello(Message):
     """The agent's first word on its control link."""
 
-    version: str
+    version: str = Field(max_length=64, description="Of the agent's software; the hub's log shows it.")
     addresses: Addresses
     stopped: list[StoppedForward] = Field(
         default=[], max_length=PORT_MAX, description="To be forgotten, unless they were made anew since."

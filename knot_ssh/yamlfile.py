@@ -94,6 +94,8 @@ class Document:
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             raise BadInput(f"{name}:{line}: a character that YAML does not allow") from None
+        except (ValueError, ArithmeticError):  # PyYAML takes any number for a character's code, or for YAML's version
+            raise BadInput(f"{name}:{loader.line + 1}: a number that is too large") from None
         except RecursionError:
             raise BadInput(f"{name}:1: too deeply nested") from None
 

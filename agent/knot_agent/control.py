@@ -7,7 +7,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncssh
 import structlog
@@ -26,7 +26,7 @@ from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KeyRefused, KnotError, Unavailable
 from knot_ssh.names import RELAY_PORT
 from knot_ssh.retrying import backoff, until_done
-from knot_ssh.rpc import CALL_TIMEOUT, Method, Peer
+from knot_ssh.rpc import CALL_TIMEOUT, Answer, Method, Peer
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import CONTROL_SUBSYSTEM, CertificateRequest, Certificates, Hello, Membership, Nothing, Revoked, Welcome
 
@@ -48,7 +48,6 @@ MISSED = (
 )
 """What to do about a hub whose certificate is by a CA that we do not know."""
 
-Answer = TypeVar("Answer", bound=BaseModel)
 Introduce = Callable[[str], Hello]
 """What the hub is to know of us, given the local address of the control connection."""
 
@@ -96,7 +95,7 @@ class ControlLink:
         """Call the hub; raises what it raised, or Unavailable when it is away."""
         if self._peer is None:
             raise Unavailable("the server is not reachable from this space at the moment; try again")
-        return answer.model_validate(await self._peer.call(method, params))
+        return await self._peer.ask(method, params, answer)
 
     async def tell(self, method: str, message: BaseModel) -> bool:
         """Notify the hub, which does not answer; gives whether there was one to tell."""
@@ -186,7 +185,7 @@ class ControlLink:
         try:
             relayed = await self._register(connection)
             hello = self._introduce(local[0])
-            welcome = Welcome.model_validate(await peer.call("agent.hello", hello))
+            welcome = await peer.ask("agent.hello", hello, Welcome)
             self._take(welcome.membership)
             self.spread = welcome.spread
             if not relayed and not await self._register(connection):  # our name may have changed
@@ -261,7 +260,7 @@ class ControlLink:
         credentials, membership = self._credentials, self._credentials.membership
         signature = prove(host.key, for_host_key(membership.space_id))
         request = CertificateRequest(host_key=public_line(host.key), signature=signature)
-        issued = Certificates.model_validate(await peer.call("agent.certify", request))
+        issued = await peer.ask("agent.certify", request, Certificates)
         space_id, principal, revoked = membership.space_id, credentials.principal, credentials.revoked
         client = read_certificate(issued.client)
         self._clock.compare(client, time.time())  # first: a clock that is far off has the certificate refused

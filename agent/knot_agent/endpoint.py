@@ -32,7 +32,7 @@ from knot_ssh.dataplane.dialling import Dial
 from knot_ssh.dataplane.plane import Closeable, DataPlane
 from knot_ssh.dataplane.shares import Shares
 from knot_ssh.dataplane.windows import Budget
-from knot_ssh.logs import Sparing
+from knot_ssh.logs import STRANGERS_AT_ONCE, Sparing
 from knot_ssh.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -60,6 +60,7 @@ class Rules:
     shares: Shares = field(init=False)
     tasks: Tasks = field(default_factory=Tasks)
     witness: Witness = field(default_factory=Witness)
+    strangers: Sparing = field(default_factory=lambda: Sparing(STRANGERS_AT_ONCE))
 
     def __post_init__(self) -> None:
         self.room = WaitingRoom(self.bounds.unauthenticated)
@@ -171,10 +172,8 @@ class Endpoint:
         """A CA was retired: end what its certificates have opened, but for what may outlive a certificate anyway."""
         own, now = self._rules.credentials, time.time()
         for keeper in list(self._rules.connected):
-            client = keeper.client
-            if client and outlives_its_ca(client, own.user_ca_names, own.membership.distrusted, now):
-                log.warning("connection cut", reason=UNKNOWN_CA, key_id=client.identity.encode()[1], serial=client.serial)
-                self._rules.tasks.start(close(keeper.connection))
+            if keeper.client and outlives_its_ca(keeper.client, own.user_ca_names, own.membership.distrusted, now):
+                self._cut(keeper, UNKNOWN_CA)
 
 
 class EndpointDoorkeeper(Doorkeeper):
@@ -250,14 +249,15 @@ class EndpointDoorkeeper(Doorkeeper):
                 raise CertificateRefused(OUTDATED)
             client = check_client(shown, credentials.user_cas, credentials.revoked)
         except CertificateRefused as error:
-            log.warning("login refused", reason=str(error), peer=self.peer)
+            self._rules.strangers.warning(log, "login refused", reason=str(error), peer=self.peer)
             if not isinstance(shown, asyncssh.SSHKey):  # stock ssh shows the bare key before each certificate
                 self._rules.witness.login_refused(str(error), self.peer, serial_of(shown))
             return None
         refusal = self._refusal_of(client)
         if refusal:
             principals, key_id = client.identity.encode()
-            log.warning("login refused", reason=refusal, peer=self.peer, key_id=key_id, principals=",".join(principals))
+            who = {"key_id": key_id, "principals": ",".join(principals)}
+            self._rules.strangers.warning(log, "login refused", reason=refusal, peer=self.peer, **who)
             self._rules.witness.login_refused(refusal, self.peer, client.serial)
             return None
         return client

@@ -30,10 +30,10 @@ async def join(plane: DataPlane, hub: Address, token: JoinToken, key: asyncssh.S
         stdin, stdout, _ = await connection.open_session(subsystem=JOIN_SUBSYSTEM, encoding=None)
         peer = Peer(stdout, stdin, {})
         tasks.start(peer.run())
-        challenge = JoinChallenge.model_validate(await peer.call("join.challenge", Nothing()))
+        challenge = await peer.ask("join.challenge", Nothing(), JoinChallenge)
         signature = prove(key, for_joining(challenge.nonce, token.id))
         request = JoinRequest(public_key=public_line(key), signature=signature)
-        membership = Membership.model_validate(await peer.call("join.enrol", request))
+        membership = await peer.ask("join.enrol", request, Membership)
     finally:
         await tasks.cancel()
         with contextlib.suppress(asyncssh.Error, OSError):

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import asyncssh
-from asyncssh.public_key import CERT_TYPE_HOST, CERT_TYPE_USER, SSHOpenSSHCertificate
+from asyncssh.public_key import CERT_TYPE_HOST, CERT_TYPE_USER, SSHOpenSSHCertificate, decode_ssh_certificate
 
 from knot_keys.identity import BadIdentity, HostIdentity, HubIdentity, Identity
-from knot_keys.keyfiles import KEY_ALGORITHM, fingerprint
+from knot_keys.keyfiles import KEY_ALGORITHM, UNREADABLE, fingerprint, line_blob
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_ssh.errors import KnotError
 from knot_ssh.names import HUB_PRINCIPAL, Principal, SpaceId
+from knot_ssh.words import printable
 
 LIFETIME = 3600
 """Seconds that a certificate is good for: short enough to do without revocation in the worst case, long enough that a
@@ -121,9 +122,9 @@ def issue_host(
 def read_certificate(line: str) -> SSHOpenSSHCertificate:
     """Read an OpenSSH certificate line; its signature is verified on the way. Raises KnotError."""
     try:
-        certificate = asyncssh.import_certificate(line)
-    except (asyncssh.KeyImportError, ValueError) as error:
-        raise KnotError(f"that is not an OpenSSH certificate: {error}") from None
+        certificate = decode_ssh_certificate(line_blob(line))
+    except UNREADABLE:
+        raise KnotError("that is not an OpenSSH certificate line") from None
     if not isinstance(certificate, SSHOpenSSHCertificate):
         raise KnotError("that is an X.509 certificate, not OpenSSH's")
     return certificate
@@ -224,7 +225,7 @@ def _checked_host(
 
 
 def _whom(certificate: SSHOpenSSHCertificate) -> str:
-    return f"it is for {', '.join(sorted(certificate.principals)) or 'nobody'}"
+    return f"it is for {printable(', '.join(sorted(certificate.principals))) or 'nobody'}"
 
 
 def _checked(

@@ -27,6 +27,7 @@ from asyncssh.public_key import SSHOpenSSHCertificate, decode_ssh_certificate, d
 from knot_keys.bounds import LOGIN_TIMEOUT, Bounds
 from knot_keys.certificates import OUT_OF_TIME, CertificateRefused, ClientCertificate
 from knot_keys.identity import Role
+from knot_keys.keyfiles import UNREADABLE
 from knot_keys.turns import Turnstile
 from knot_keys.waitingroom import WaitingRoom
 from knot_ssh.addresses import Address
@@ -432,7 +433,7 @@ def _decoded(key_data: bytes) -> Shown | None:
     for decode in (decode_ssh_certificate, decode_ssh_public_key):
         try:
             shown = decode(key_data)
-        except asyncssh.KeyImportError:
+        except UNREADABLE:
             continue
         return shown if isinstance(shown, Shown) else None
     return None

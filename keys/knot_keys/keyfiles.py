@@ -5,9 +5,12 @@ The format encrypts with AES-256, under a key that bcrypt_pbkdf stretches (OpenS
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import asyncssh
+from asyncssh.packet import SSHPacket
+from asyncssh.public_key import decode_ssh_public_key
 
 from knot_keys.passphrase import PASSPHRASE_SOURCES, Passphrase, PassphraseRefused
 from knot_ssh.errors import KnotError
@@ -19,6 +22,9 @@ USER_CA_FILE, HOST_CA_FILE = "user_ca", "host_ca"
 KDF_ROUNDS = 64
 """Rounds of bcrypt_pbkdf, as `ssh-keygen -a` counts them: one guess costs half a second of a processor, and so does a start.
 (The library warns below 50.)"""
+UNREADABLE = (asyncssh.KeyImportError, ValueError, ArithmeticError)
+"""What asyncssh raises for what is no key or certificate: it lets through what cryptography says of points off their curve,
+and of numbers that are negative or that no key has."""
 
 
 def new_key(comment: str) -> asyncssh.SSHKey:
@@ -78,12 +84,31 @@ def public_line(key: asyncssh.SSHKey) -> str:
     return " ".join(key.export_public_key("openssh").decode("ascii").split()[:2])
 
 
+def line_blob(line: str) -> bytes:
+    """The blob in the OpenSSH line of a public key or certificate (sshd(8), AUTHORIZED_KEYS FILE FORMAT, without options):
+    algorithm, base64, perhaps a comment; further lines are not looked at. Raises ValueError.
+
+    Nothing of strangers is given to asyncssh's `import_…`: that takes PEM, too, and has a regular expression made of its
+    first line, which may be such that looking for it never ends.
+    """
+    algorithm, *rest = line.strip().partition("\n")[0].split(None, 2)
+    blob = base64.b64decode(rest[0] if rest else "", validate=True)
+    if SSHPacket(blob).get_string() != algorithm.encode():
+        raise ValueError("it is not of the kind that it says")
+    return blob
+
+
+def parse_any_public_key(line: str) -> asyncssh.SSHKey:
+    """Read a public key line of any type; raises KnotError."""
+    try:
+        return decode_ssh_public_key(line_blob(line))
+    except UNREADABLE:
+        raise KnotError("that is not an OpenSSH public key line") from None
+
+
 def parse_public_key(line: str) -> asyncssh.SSHKey:
     """Read an ed25519 public key line; raises KnotError for anything else."""
-    try:
-        key = asyncssh.import_public_key(line)
-    except (asyncssh.KeyImportError, ValueError, ArithmeticError) as error:
-        raise KnotError(f"that is not an OpenSSH public key: {error}") from None
+    key = parse_any_public_key(line)
     if key.get_algorithm() != KEY_ALGORITHM:
         raise KnotError(f"that key is {key.get_algorithm()}; it must be {KEY_ALGORITHM}")
     return key

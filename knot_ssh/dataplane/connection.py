@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -502,6 +503,15 @@ class CarryingConnection(SSHConnection):
         self._send_disconnect(asyncssh.DISC_PROTOCOL_ERROR, what, "en")
         self._force_close(asyncssh.ProtocolError(what))
         return False
+
+    def internal_error(self, exc_info: Any = None, error_logger: Any = None) -> None:
+        """What a peer has written wrongly is the peer's fault, also where asyncssh takes it for one of its own: in what it
+        does in tasks, and in a packet without a type."""
+        error = (exc_info or sys.exc_info())[1]
+        if isinstance(error, PacketDecodeError | UnicodeDecodeError):
+            self._violated("a packet cannot be read")
+        else:
+            super().internal_error(exc_info, error_logger)
 
     @property
     def busy(self) -> bool:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import click
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from knot_keys.bounds import Bounds
-from knot_keys.connections import key_exchange
+from knot_keys.sshsettings import SshSettings
 from knot_ssh.addresses import Address, is_server_url
 from knot_ssh.dataplane.limits import Limits
 from knot_ssh.errors import BadInput
@@ -48,10 +47,8 @@ def _host(text: str) -> str:
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], BeforeValidator(_words)]
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(SshSettings):
     """Every setting, its default, and what it means."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     http: HostPort = Field(default="127.0.0.1:3000", description="Where the HTTP API listens.")
     ssh: HostPort = Field(default="127.0.0.1:2222", description="Where the hub listens.")
@@ -63,9 +60,6 @@ class ServerSettings(BaseModel):
     )
     certificate_lifetime: int = Field(
         default=3600, ge=10, le=24 * 3600, description="Seconds that a certificate for an agent or a person is good for."
-    )
-    post_quantum_only: bool = Field(
-        default=False, description="Refuse key exchange without ML-KEM: no OpenSSH before 9.9, no paramiko before 5."
     )
     max_held: int = Field(
         default=256 * MIB,
@@ -80,41 +74,11 @@ class ServerSettings(BaseModel):
         le=1_000_000_000,
         description="Records that the audit record holds at most, some 400 bytes each.",
     )
-    max_channels: int = Field(default=10_000, ge=1, le=1_000_000, description="Channels of one connection.")
-    max_small_packets: int = Field(
-        default=100_000,
-        ge=100,
-        le=10_000_000,
-        description="Nearly empty packets a second of one connection; one that sends more is read more slowly.",
-    )
     max_unauthenticated: int = Field(
         default=1024,
         ge=16,
         le=100_000,
         description="Connections that have not logged in, and as many that wait to be set up; more push out the oldest.",
-    )
-    login_timeout: float = Field(default=10, ge=1, le=120, description="Seconds for key exchange and login together.")
-    login_tries: int = Field(default=6, ge=2, le=100, description="Keys and tokens that one connection may try.")
-    max_connection_rate: int = Field(
-        default=1000,
-        ge=10,
-        le=100_000,
-        description="Connections a second of one address (IPv6: network of 64 bits) that are set up; further ones wait.",
-    )
-    max_key_exchange_rate: int = Field(
-        default=100, ge=1, le=10_000, description="Key exchanges a second of one address before its login; further ones wait."
-    )
-    max_peer_connections: int = Field(
-        default=256, ge=2, le=100_000, description="Connections of one space, or of one person, that have logged in."
-    )
-    max_peer_channels: int = Field(
-        default=20_000, ge=1, le=1_000_000, description="Channels of one space, or of one person, on all their connections."
-    )
-    max_open_rate: int = Field(
-        default=2000,
-        ge=10,
-        le=100_000,
-        description="Channels a second of one space, or of one person; who asks for more is read more slowly.",
     )
     max_relayed: int = Field(default=256, ge=1, le=100_000, description="Relayed connections of one owner at a time.")
     max_held_per_owner: int = Field(
@@ -181,30 +145,7 @@ class ServerSettings(BaseModel):
     @property
     def limits(self) -> Limits:
         """The bounds of the data path."""
-        return Limits(
-            in_flight=self.max_held,
-            channels=self.max_channels,
-            small_packets=self.max_small_packets,
-            opens=self.max_open_rate,
-            peer_channels=self.max_peer_channels,
-            peer_connections=self.max_peer_connections,
-        )
-
-    @property
-    def bounds(self) -> Bounds:
-        """What strangers may take of the hub."""
-        return Bounds(
-            unauthenticated=self.max_unauthenticated,
-            connections=self.max_connection_rate,
-            key_exchanges=self.max_key_exchange_rate,
-            login_timeout=self.login_timeout,
-            login_tries=self.login_tries,
-        )
-
-    @property
-    def ssh_options(self) -> dict[str, Any]:
-        """What the hub's connections are made with."""
-        return key_exchange(post_quantum_only=self.post_quantum_only)
+        return self.limits_within(self.max_held)
 
     @property
     def known_hosts(self) -> tuple[str, ...]:

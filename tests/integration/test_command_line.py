@@ -75,7 +75,7 @@ def test_flags_beat_the_environment(pair: Pair) -> None:
 def test_lists_are_json_on_request(pair: Pair) -> None:
     """Every list has a JSON form with the API's own fields."""
     spaces = json.loads(pair.system.knot("space", "list", "--json", user="alice"))["spaces"]
-    fields = {"id", "name", "owner", "zone", "running", "agentless", "host_key", "created_at", "last_seen"}
+    fields = {"id", "name", "owner", "zone", "running", "agentless", "host_key", "host_keys", "created_at", "last_seen"}
     assert all(set(space) == fields for space in spaces)
     assert json.loads(pair.system.knot("user", "list", "--json", user="admin"))["users"]
     local = str(free_port())

@@ -124,13 +124,18 @@ def test_no_secret_in_a_url(system: System) -> None:
     token = system.user("alice")
     for path in ("/api/spaces", "/healthz", "/openapi.json", "/nothing", "/space-io/frontend/port/list"):
         assert ask(system, head(path=f"{path}?access_token={token}"))[:2] == (400, "bad_input")
-    assert ask(system, head(path=f"/api/tokens/{token}", method="DELETE"))[0] in {400, 401}
     elsewhere = head(f"Cookie: token={token}", f"X-Api-Key: {token}", path="/api/spaces")
     assert ask(system, elsewhere)[:2] == (401, "not_authenticated")
     for path in (f"/api/tokens/{token}", f"/x?{token}"):
         assert ask(system, head(path=path, host="evil.example"))[:2] == (403, "host_refused")
     secret = token.rpartition("_")[2]
-    until(lambda: "/api/tokens/knot_" in recorded(system), what="the refusal is recorded")
+
+    def is_recorded() -> bool:
+        """Of many refusals at once some are left out."""
+        assert ask(system, head(path=f"/api/tokens/{token}", method="DELETE"))[0] in {400, 401, 429}
+        return "/api/tokens/knot_" in recorded(system)
+
+    until(is_recorded, what="the refusal is recorded")
     assert secret not in recorded(system)
     assert system.server is not None
     assert secret not in "\n".join(system.server.lines())
@@ -142,7 +147,7 @@ def test_known_parameters(system: System) -> None:
     assert ask(system, head(bearer, path="/api/audit?limit=1&after=0"))[0] == 200
     for path in ("/api/audit?limit=1&token=x", "/api/spaces?limit=1", "/api/audit/?limit=1"):
         assert ask(system, head(bearer, path=path))[:2] == (400, "bad_input")
-    assert ask(system, head(bearer, path="/api/audit?limit=1", method="POST"))[:2] == (400, "bad_input")
+    assert ask(system, head(bearer, path="/api/audit?limit=1", method="POST"))[:2] == (405, "method_not_allowed")
 
 
 def test_two_tokens_are_none(system: System) -> None:

@@ -11,6 +11,7 @@ import pytest
 from knot_ssh.addresses import Address
 from tests.support.rawssh import Ended, RawSSH
 from tests.support.system import System, running_system
+from tests.support.waiting import until
 
 MAX = 2
 
@@ -38,7 +39,7 @@ def crowd(address: tuple[str, int], key: Path) -> None:
         peers = [stack.enter_context(RawSSH.login(address, key)) for _ in range(MAX)]
         assert all(map(lives, peers))
         with RawSSH.login(address, key) as late:
-            assert not lives(late)
+            until(lambda: not lives(late), what="the one too many is cut off")  # it may have one more answer first
         assert all(map(lives, peers))
         peers[0].close()
         assert came_in(address, key)

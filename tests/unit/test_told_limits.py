@@ -22,11 +22,11 @@ def section(heading: str) -> str:
 @pytest.mark.threat(8, "the server, taken over, certifies anyone", f"not stopped by certificates alone: {TOLD}")
 def test_server_as_authority(figure: Figure) -> None:
     """The page says that the server can mint access, what it can see, and what it would take to stop it."""
-    text = section("Who is trusted with what")
-    figure("told: certifies anyone, reaches every endpoint, does not see bytes; no countersignature yet")
-    assert "Who takes it over can certify anyone as anyone, and so reach every endpoint" in text
-    assert "It does not see forwarded bytes" in text
-    assert "countersignature" in text
+    text = section("If the server is taken over")
+    figure("told: certifies anyone, reaches every space; no countersignature yet")
+    assert "can certify anyone as anyone, and so reach the loopback ports of every space" in text
+    assert "Certificates alone do not stop that" in text
+    assert "countersignature by a key that the owner holds, which there is not yet" in text
 
 
 @pytest.mark.threat(15, "another local user connects to a forward's port", f"TCP cannot stop it: {TOLD}")
@@ -41,6 +41,8 @@ def test_local_ports(figure: Figure) -> None:
 @pytest.mark.threat(23, "revoke while an agent is cut off from the hub", f"bounded by the certificate's life: {TOLD}")
 def test_revocation_offline(figure: Figure) -> None:
     """The page says for how long an agent that cannot be told goes on believing a certificate."""
-    text = section("Known limits")
-    figure("told: until the certificate expires, an hour at most")
-    assert "One that is cut off from it accepts a revoked certificate until that expires, an hour at most" in text
+    text = section("Revocation")
+    figure("told: an hour at most, and what `strict: true` makes of it")
+    assert "An agent that is cut off from the hub cannot know" in text
+    assert "a revoked one that it has not heard of opens channels for an hour at most" in text
+    assert "strict: true" in text

@@ -126,14 +126,13 @@ class Gate:
 
     def _refusal(self, scope: Scope) -> KnotError | None:
         query: bytes = scope["query_string"]
-        parameters = _parameters(self._described.openapi(), scope["method"], scope["path"]) if query else set()
+        parameters = _parameters(self._described.openapi(), scope["path"]) if query else set()
         return refusal(scope, self._known) or unknown_parameter(query, parameters)
 
 
-def _parameters(description: dict[str, Any], method: str, path: str) -> set[str]:
-    """The names that the route of a request takes in the query of its URL, by the API's description."""
-    operations = (
-        operations for template, operations in description["paths"].items() if compile_path(template)[0].fullmatch(path)
-    )
-    taken = (parameter for found in operations for parameter in found.get(method.lower(), {}).get("parameters", ()))
+def _parameters(description: dict[str, Any], path: str) -> set[str]:
+    """The names that this path's routes take in the query of its URL, by the API's description; with whatever method, for a
+    method that it does not take is refused as such."""
+    paths = (methods for template, methods in description["paths"].items() if compile_path(template)[0].fullmatch(path))
+    taken = (parameter for methods in paths for route in methods.values() for parameter in route.get("parameters", ()))
     return {parameter["name"] for parameter in taken if parameter["in"] == "query"}

@@ -37,6 +37,7 @@ from knot_server.usecases.registration import Registrations
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.dataplane.shares import Shares
 from knot_ssh.errors import BadInput, KnotError
+from knot_ssh.logs import STRANGERS_AT_ONCE, Sparing
 from knot_ssh.names import RELAY_PORT, SpaceId
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import JOIN_LOGIN
@@ -121,6 +122,7 @@ class Lobby:
     tasks: Tasks = field(default_factory=Tasks)
     refusals: Refusals = field(default_factory=lambda: Refusals(LOGIN_REASONS))
     audit: Audit | None = None
+    strangers: Sparing = field(default_factory=lambda: Sparing(STRANGERS_AT_ONCE))
 
     def __post_init__(self) -> None:
         self.room = WaitingRoom(self.bounds.unauthenticated)
@@ -181,7 +183,7 @@ class HubDoorkeeper(Doorkeeper):
         self.connection.stop_reading("login")
         try:
             if username != JOIN_LOGIN or not await self._asked(self._lobby.enrolment.knows_token(token.id, token.secret)):
-                log.warning("join refused", reason=UNKNOWN_TOKEN, peer=self.peer)
+                self._lobby.strangers.warning(log, "join refused", reason=UNKNOWN_TOKEN, peer=self.peer)
                 self._refused("join", UNKNOWN_TOKEN, token=token.id)
                 return False
         finally:
@@ -295,7 +297,7 @@ class HubDoorkeeper(Doorkeeper):
         try:
             return check_client(shown, self._lobby.authority.user_cas, self._lobby.revocations.current)
         except CertificateRefused as error:
-            log.warning("login refused", reason=str(error), peer=self.peer)
+            self._lobby.strangers.warning(log, "login refused", reason=str(error), peer=self.peer)
             self._refused("login", str(error), serial=str(serial_of(shown)), key=fingerprint(shown.key))
             return None
 

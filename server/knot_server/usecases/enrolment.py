@@ -14,7 +14,7 @@ from knot_keys.authority import Authority
 from knot_keys.certificates import LIFETIME, CertificateRefused, Issued, is_acceptable
 from knot_keys.identity import HostIdentity, Identity
 from knot_keys.jointoken import matches
-from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
+from knot_keys.keyfiles import fingerprint, parse_any_public_key, parse_public_key, public_line
 from knot_keys.possession import for_host_key, is_proof
 from knot_server.actor import Actor
 from knot_server.store.catchingup import use_up
@@ -309,8 +309,8 @@ async def _good_certificates(session: AsyncSession, space: Space, key: asyncssh.
 def _importable(key_line: str) -> asyncssh.SSHKey:
     """A person's public key, of a type that the endpoints accept."""
     try:
-        key = asyncssh.import_public_key(key_line)
-    except (asyncssh.KeyImportError, ValueError, ArithmeticError):  # the last for numbers that no key has
+        key = parse_any_public_key(key_line)
+    except KnotError:
         raise BadInput("public_key: that is not an OpenSSH public key line") from None
     if not is_acceptable(key):
         raise BadInput(f"public_key: this {key.get_algorithm()} key is not accepted; use ed25519")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from knot_agent import control as module
 from knot_agent.control import ControlLink
@@ -18,7 +19,7 @@ from knot_agent.home import Home
 from knot_keys.certificates import read_certificate
 from knot_ssh.addresses import Address
 from knot_ssh.errors import Unavailable
-from knot_ssh.wire import CertificateRequest, Certificates
+from knot_ssh.wire import CertificateRequest, Certificates, Nothing
 from tests.support.planes import stock_plane
 from tests.support.waiting import becomes
 from tests.unit.conversations import conversation
@@ -41,16 +42,20 @@ class Scene:
         self.control = ControlLink(stock_plane(), hub, self.home, self.credentials, {}, _never, lambda welcome: None, _never)
         self.name = "backend"
         self.failures = 0
+        self.nonsense: BaseModel | None = None
+        """What is answered where it fails; an error, if nothing."""
         self.asked = 0
 
     def certificates(self, name: str) -> Certificates:
         host = self.home.host().key.convert_to_public()
         return self.office.certificates(self.home.identity().key.convert_to_public(), host, name)
 
-    async def certify(self, _request: CertificateRequest) -> Certificates:
+    async def certify(self, _request: CertificateRequest) -> BaseModel:
         self.asked += 1
         if self.failures:
             self.failures -= 1
+            if self.nonsense:
+                return self.nonsense
             raise Unavailable
         return self.certificates(self.name)
 
@@ -112,9 +117,12 @@ async def test_renamed_while_away(scene: Scene) -> None:
     assert scene.asked == 1
 
 
-async def test_hub_that_cannot_certify(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A renewal that fails is tried again, and the answer waits for it; meanwhile the old certificates serve."""
+@pytest.mark.parametrize("nonsense", [None, Nothing(), Certificates(client="ssh-ed25519 AAAA", host="")])
+async def test_hub_that_cannot_certify(scene: Scene, nonsense: BaseModel | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renewal that fails, be it by an answer that makes no sense, is tried again, and the answer waits for it; meanwhile the
+    old certificates serve."""
     monkeypatch.setattr(module, "RENEW_RETRY", 0.01)
+    scene.nonsense = nonsense
     scene.failures = 3
     async with scene.renewing():
         change = scene.changed("new")

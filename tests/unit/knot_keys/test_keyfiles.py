@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import asyncssh
 import pytest
+from asyncssh.packet import MPInt, SSHPacket, String
 
+from knot_keys.certificates import read_certificate
+from knot_keys.connections import _decoded
 from knot_keys.keyfiles import create_key, fingerprint, load_key, load_or_create_key, new_key, parse_public_key, public_line
 from knot_ssh.errors import KnotError, LooseFile
 
@@ -118,6 +123,36 @@ def test_other_text_is_no_public_key(line: str) -> None:
     """What is no public key is an error, not a crash."""
     with pytest.raises(KnotError, match="not an OpenSSH public key"):
         parse_public_key(line)
+
+
+BLOBS = (
+    String("ssh-rsa") + MPInt(1) + MPInt(5),
+    String("ssh-rsa") + MPInt(-3) + MPInt(-1 << 200),
+    String("ssh-dss") + MPInt(1) + MPInt(5) + MPInt(0) + MPInt(0),
+    String("ecdsa-sha2-nistp256") + String("nistp256") + String(b"\4" + bytes(64)),
+    String("ssh-ed25519") + String(bytes(31)),
+)
+"""Of the form of a key; the numbers are those of none."""
+
+
+@pytest.mark.parametrize("blob", BLOBS)
+def test_impossible_keys(blob: bytes) -> None:
+    """A key that cannot be is refused as any other text, and shown at login is as good as none."""
+    name = SSHPacket(blob).get_string().decode()
+    with pytest.raises(KnotError, match="not an OpenSSH public key"):
+        parse_public_key(f"{name} {base64.b64encode(blob).decode()}")
+    assert _decoded(blob) is None
+
+
+@pytest.mark.parametrize("kind", ["PUBLIC KEY", "CERTIFICATE"])
+def test_no_text_is_taken_for_a_pattern(kind: str) -> None:
+    """PEM is no line. asyncssh would look for the end of this by a pattern that takes hours."""
+    text = f"-----BEGIN (A|A)+X {kind}-----\n-----END {'A' * 60} {kind}-----\n"
+    began = time.process_time()
+    for read in (parse_public_key, read_certificate):
+        with pytest.raises(KnotError, match="not an OpenSSH"):
+            read(text)
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("algorithm", ["ssh-rsa", "ecdsa-sha2-nistp256"])

@@ -101,6 +101,13 @@ async def test_call_is_answered(caller: Peer) -> None:
     assert await caller.call("double", Number(number=21)) == {"number": 42}
 
 
+async def test_asked_for_a_form(caller: Peer) -> None:
+    """A result of the form that was asked for is given as such; one of another form is as good as none."""
+    assert await caller.ask("double", Number(number=21), Number) == Number(number=42)
+    with pytest.raises(Unavailable, match="not understood"):
+        await caller.ask("double", Number(number=21), Nothing)
+
+
 async def test_both_sides_may_call() -> None:
     """Either side calls the other over the one stream."""
     async with conversation(METHODS, METHODS) as (left, right):
@@ -276,6 +283,14 @@ async def test_nonsense_is_answered_with_an_error(raw: Raw, line: bytes) -> None
     answer = await raw.hear()
     assert (answer["id"], answer["error"]["code"]) == (None, -32700)
     assert await raw.heard_of(1) == []
+
+
+@pytest.mark.parametrize("number", [[1], {"a": 1}, 1.5, float("nan")])
+async def test_id_of_another_type(raw: Raw, number: object) -> None:
+    """An id that is neither text nor a whole number is refused, and not repeated (JSON-RPC 2.0, sections 4 and 5)."""
+    await raw.say({"jsonrpc": "2.0", "id": number, "method": "double", "params": {"number": 1}})
+    answer = await raw.hear()
+    assert (answer["id"], answer["error"]["code"]) == (None, -32600)
 
 
 @pytest.mark.parametrize("number", [None, 1, 99, True, "1", [1], {"a": 1}, 1.0])

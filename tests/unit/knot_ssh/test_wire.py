@@ -198,3 +198,8 @@ def test_what_agents_say_is_harmless() -> None:
     assert ForwardList.model_validate({"forwards": [], "file_error": escape}).file_error == "\\x1b[2Jgone knot: hm"
     with pytest.raises(ValidationError):
         ForwardStatus.model_validate(status | {"space": escape})
+
+
+def test_a_version_is_short() -> None:
+    """What the log shows of every hello cannot fill it."""
+    assert complaint_of(Hello, {"version": "1" * 65, "addresses": []}).startswith("version: ")

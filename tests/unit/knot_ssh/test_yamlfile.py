@@ -91,6 +91,9 @@ def test_nothing_means_the_defaults(text: str) -> None:
         ("server: a\nwait: 0x\n", "f.yaml:2: "),
         ("server: a\n<<: {wait: 2}\n", "f.yaml:2: <<: "),
         ("server: a\nwait: \0\n", "f.yaml:"),
+        ('server: a\nwait: "\\U00110000"\n', "f.yaml:2: a number that is too large"),
+        ('server: a\nwait: "\\Uffffffff"\n', "f.yaml:2: a number that is too large"),
+        (f"%YAML 1.{'1' * 5000}\n--- {{}}\n", "f.yaml:1: a number that is too large"),
     ],
 )  # fmt: skip
 def test_refusal_names_the_line(text: str, start: str) -> None:

@@ -172,7 +172,7 @@ def test_without_revocation_list(config: Config) -> None:
 @pytest.mark.parametrize("name", ["hub.knot", "frontend.alice.eu.knot", str(FRONTEND.space_id)])
 def test_one_ca_for_hub_and_spaces(tmp_path: Path, name: str) -> None:
     """`ssh-keygen -F` finds the CA for the hub, for full names and for ids."""
-    (tmp_path / "known_hosts").write_text(known_hosts(CA))
+    (tmp_path / "known_hosts").write_text(known_hosts([CA]))
     command = ["ssh-keygen", "-F", name, "-f", str(tmp_path / "known_hosts")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert f"@cert-authority hub.knot,*.knot,????????-????-????-????-???????????? {CA}" in said
@@ -181,7 +181,7 @@ def test_one_ca_for_hub_and_spaces(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["example.com", "192.0.2.1", "knot", "11111111-2222-3333-4444-5555555555556"])
 def test_the_ca_vouches_for_nothing_else(tmp_path: Path, name: str) -> None:
     """For no other name is it trusted."""
-    (tmp_path / "known_hosts").write_text(known_hosts(CA))
+    (tmp_path / "known_hosts").write_text(known_hosts([CA]))
     command = ["ssh-keygen", "-F", name, "-f", str(tmp_path / "known_hosts")]
     assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 1
 
