@@ -10,10 +10,10 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
+from knot_ssh.buckets import Bucket
 from knot_ssh.words import escaped
 
 LEVEL = logging.INFO
-
 
 AT_ONCE = 10
 """Records that a peer may cause at once; then it is one a second, and the next says how many were left out."""
@@ -25,20 +25,14 @@ class Sparing:
     """Logs what somebody else can cause as often as they like, without letting them fill the disk."""
 
     def __init__(self, at_once: int = AT_ONCE) -> None:
-        self._at_once = float(at_once)
-        self._allowance = self._at_once
-        self._since = time.monotonic()
+        self._bucket = Bucket(1.0, at_once, time.monotonic())
         self._suppressed = 0
 
     def warning(self, log: Any, event: str, **fields: Any) -> None:
         """Log this, or count it as left out."""
-        now = time.monotonic()
-        self._allowance = min(self._at_once, self._allowance + now - self._since)
-        self._since = now
-        if self._allowance < 1:
+        if not self._bucket.spend(time.monotonic()):
             self._suppressed += 1
             return
-        self._allowance -= 1
         if self._suppressed:
             fields["suppressed"] = self._suppressed
             self._suppressed = 0

@@ -5,6 +5,7 @@ One definition for every door, so that the same request means the same wherever 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -527,19 +528,25 @@ _SENTENCES = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
+    "int_parsing": "must be a whole number",
     "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+    "timezone_aware": "must name its time zone, like 2026-11-20T09:30:00Z",
     "list_type": "must be a list, like [a, b]",
     "model_type": "must be keys with values",
     "model_attributes_type": "must be keys with values",
     "dict_type": "must be keys with values",
 }
 """pydantic's kinds of errors in plain words; its own message serves for the others."""
+_BEGINNINGS = {"Value error, ": "", "Input should be": "must be", "String should": "must"}
+"""How its messages begin, and how ours do."""
+_BEGINNING = re.compile("|".join(f"^{begin}" for begin in _BEGINNINGS))
 
 
 def complaint(place: Sequence[str | int], kind: str, message: str) -> str:
     """One of pydantic's errors as we say it."""
     where = shown(".".join(str(step) for step in place))
-    text = _SENTENCES.get(kind) or message.removeprefix("Value error, ").replace("Input should be", "must be")
+    text = _SENTENCES.get(kind) or _BEGINNING.sub(lambda found: _BEGINNINGS[found[0]], message)
     return f"{where}: {text}" if where else text
 
 

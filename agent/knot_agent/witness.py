@@ -17,7 +17,7 @@ import structlog
 
 from knot_keys.certificates import ClientCertificate
 from knot_keys.connections import RELAY_PEER
-from knot_ssh.allowances import Allowances, Pace
+from knot_ssh.buckets import Allowances, Pace
 from knot_ssh.errors import KnotError, Unavailable
 from knot_ssh.wire import (
     ADDRESS_MAX,
@@ -109,7 +109,7 @@ class Witness:
         self._left_out -= left_out
 
     def _refused(self, source: str, refusal: RefusalSeen) -> None:
-        if self._allowances.take(source, time.monotonic()):
+        if self._allowances.spend(source, time.monotonic()):
             self._see(refusal)
         else:
             self._left_out += 1

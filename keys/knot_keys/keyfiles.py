@@ -12,7 +12,7 @@ import asyncssh
 from asyncssh.packet import SSHPacket
 from asyncssh.public_key import decode_ssh_public_key
 
-from knot_keys.passphrase import Passphrase, PassphraseRefused
+from knot_keys.passphrase import PASSPHRASE_SOURCES, Passphrase, PassphraseRefused
 from knot_ssh.errors import KnotError
 from knot_ssh.files import create_private_file, read_secret, replace_file
 
@@ -54,7 +54,7 @@ def load_key(path: Path, passphrase: Passphrase | None = None) -> asyncssh.SSHKe
     """
     data = read_secret(path)
     if passphrase is None and is_encrypted(data):
-        raise PassphraseRefused(f"{path} is encrypted: a passphrase is needed")
+        raise PassphraseRefused(f"{path} is encrypted: its passphrase is needed, from {PASSPHRASE_SOURCES}")
     try:
         return asyncssh.import_private_key(data, passphrase.secret if passphrase else None)
     except asyncssh.KeyEncryptionError:

@@ -137,7 +137,8 @@ class KeyRing:
     def check(self, step: Step) -> None:
         """Raises Conflict where this step is not the one that is due."""
         if (self.phase, step) not in AFTER:
-            raise Conflict(f"{self.name} is {self.phase}: the next step is {DUE[self.phase]!s}, not {step!s}")
+            what = self.name.replace("_", "-")
+            raise Conflict(f"the {what} is {self.phase}: the next step is {DUE[self.phase]!s}, not {step!s}")
 
     def take(self, step: Step, *, distrust: bool = False) -> None:
         """Take the step; raises Conflict as `check`, KnotError where the files cannot be changed. `distrust`: see above."""

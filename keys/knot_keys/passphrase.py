@@ -19,6 +19,7 @@ CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """Set by systemd for a unit with credentials (systemd.exec(5))."""
 CREDENTIAL = "knot-ca-passphrase"
 """The name that a unit's `LoadCredential=` or `LoadCredentialEncrypted=` gives it."""
+PASSPHRASE_SOURCES = f"--ca-passphrase-file, {PASSPHRASE_VARIABLE} or a systemd credential {CREDENTIAL}"
 PASSPHRASE_MAX = 1000
 """Bytes; more is another file, given by mistake."""
 

@@ -57,13 +57,11 @@ def finish_change(folder: Path, passphrase: Passphrase | None) -> None:
 def _load_with_either(path: Path, old: Passphrase | None, new: Passphrase | None) -> asyncssh.SSHKey:
     try:
         return load_ca(path, old)
-    except PassphraseRefused:
-        if new is None:
-            raise
-    try:
-        return load_key(path, new)
     except PassphraseRefused as error:
-        raise PassphraseRefused(f"{error}; nothing was changed") from None
+        try:
+            return load_key(path, new or old)
+        except PassphraseRefused:
+            raise PassphraseRefused(f"{error}; nothing was changed") from None
 
 
 def _ca_files(folder: Path) -> list[Path]:

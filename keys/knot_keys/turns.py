@@ -15,7 +15,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from knot_keys.waitingroom import network
-from knot_ssh.buckets import Bucket
+from knot_ssh.buckets import Buckets, Pace
 
 KEY_EXCHANGES = 100.0
 """Key exchanges a second for those of one source who have not logged in: at most two fifths of a processor."""
@@ -32,8 +32,7 @@ class Turns(Generic[Who]):
     """Who waits, and who is next. It decides, and waits for nothing; `now` is in seconds of a clock that goes forward."""
 
     def __init__(self, rate: float = KEY_EXCHANGES) -> None:
-        self._rate = rate
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets = Buckets(Pace(rate * BURST_SECONDS, rate), SOURCES_MAX)
         self._waiting: dict[str, OrderedDict[Who, None]] = {}
         self._where: dict[Who, str] = {}
 
@@ -45,7 +44,7 @@ class Turns(Generic[Who]):
         source = network(address)
         self._where[who] = source
         self._waiting.setdefault(source, OrderedDict())[who] = None
-        self._remember(source, now)
+        self._buckets.of(source, now)
 
     def leave(self, who: Who) -> None:
         """They wait no more; who has had their turn does not."""
@@ -57,27 +56,16 @@ class Turns(Generic[Who]):
 
     def next(self, now: float) -> Who | None:
         """Whose turn it is: the newest of the source that has used least. Takes as long as there are sources that wait."""
-        source = max(self._waiting, key=lambda waiting: self._bucket(waiting, now).left(now), default=None)
-        if source is None or self._bucket(source, now).left(now) < 1:
+        source = max(self._waiting, key=lambda waiting: self._buckets.of(waiting, now).left(now), default=None)
+        if source is None or not self._buckets.spend(source, now):
             return None
-        self._bucket(source, now).take(now)
         who = next(reversed(self._waiting[source]))
         self.leave(who)
         return who
 
     def pause(self, now: float) -> float:
         """Seconds until it is the turn of one of those who wait; somebody must."""
-        return min(self._bucket(source, now).wait(now) for source in self._waiting)
-
-    def _bucket(self, source: str, now: float) -> Bucket:
-        return self._buckets.get(source) or self._remember(source, now)
-
-    def _remember(self, source: str, now: float) -> Bucket:
-        bucket = self._buckets.setdefault(source, Bucket(self._rate, self._rate * BURST_SECONDS, now))
-        self._buckets.move_to_end(source)
-        while len(self._buckets) > SOURCES_MAX:
-            self._buckets.popitem(last=False)
-        return bucket
+        return min(self._buckets.of(source, now).wait(now) for source in self._waiting)
 
 
 Entry = Callable[[], None]

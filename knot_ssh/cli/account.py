@@ -19,7 +19,9 @@ from knot_ssh.trust import Trust, trust_said
 
 @click.command()
 @click.option(
-    "--ca", type=click.Path(path_type=Path), help="PEM file with the CA of the server's TLS certificate, if it is your own."
+    "--ca",
+    type=click.Path(path_type=Path),
+    help="PEM file with the CA of the server's TLS certificate, if it is your own.  [env var: KNOT_CA_FILE]",
 )
 @click.option("--allow-plain-http", is_flag=True, help="Send the token without TLS: where the way to the server is private.")
 @server_options

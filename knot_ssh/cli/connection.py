@@ -19,7 +19,7 @@ def server_options(command: Decorated) -> Decorated:
     """Add --server and --token. They stand on every level of a command, so that they may be typed anywhere."""
     for name, text in (
         ("token", "API token.  [env var: KNOT_TOKEN]"),
-        ("server", "URL of the server.  [env var: KNOT_SERVER]"),
+        ("server", "URL of the server.  [env var: KNOT_SERVER or KNOT_URL]"),
     ):
         option = click.option(f"--{name}", help=text, expose_value=False, callback=_remember)
         command = option(command)

@@ -13,7 +13,8 @@ from knot_ssh.addresses import Address, is_server_url
 from knot_ssh.errors import BadInput
 from knot_ssh.names import LABEL, Owner, Port, SpaceName, TokenName, Zone, space_reference
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+MINUTE = 60
+_UNITS = {"s": 1, "m": MINUTE, "h": 3600, "d": 24 * 3600}
 _DURATION = re.compile(r"([0-9]{1,6})([smhd])")
 
 
@@ -46,11 +47,12 @@ def _url(text: str) -> str:
 
 
 def _duration(text: str) -> int:
-    """Seconds of a time as people write it."""
+    """Seconds of a time as people write it, a minute at least."""
     match = _DURATION.fullmatch(text)
-    if match is None:
-        raise BadInput(f"{text[:80]!r} is not a time like 90d, 12h, 30m or 45s")
-    return int(match[1]) * _UNITS[match[2]]
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
+    if seconds < MINUTE:
+        raise BadInput(f"{text[:80]!r} is not a time like 90d, 12h or 30m, a minute at least")
+    return seconds
 
 
 def _token(text: str) -> str:

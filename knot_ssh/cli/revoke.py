@@ -69,11 +69,10 @@ def revoke_user(context: click.Context, name: Owner, reason: str) -> None:
 def key(context: click.Context, fingerprint_or_file: str, user: Owner | None, reason: str) -> None:
     """Revoke a public key, by its SHA256 fingerprint or its file (….pub): every certificate for it, now and later."""
     shown = fingerprint_or_file
-    line = (
-        shown
-        if shown.startswith(("SHA256:", "ssh-", "ecdsa-")) and not Path(shown).exists()
-        else _public_line(_read(shown), shown)
-    )
+    is_key = shown.startswith(("SHA256:", "ssh-", "ecdsa-"))
+    if not is_key and not Path(shown).exists():
+        raise BadInput(f"{shown} is neither a fingerprint like SHA256:…, nor a file like id_ed25519.pub")
+    line = shown if is_key and not Path(shown).exists() else _public_line(_read(shown), shown)
     _order(context, {"kind": "key", "key": line, "user": user}, reason)
 
 
@@ -90,10 +89,7 @@ def list_revocations(context: click.Context, as_json: bool) -> None:
     if not listing["revocations"]:
         click.echo("Nothing is revoked.")
         return
-    rows = [
-        (r["kind"], r["what"], r["owner"], r["key_id"], r["until"] or "for good", r["reason"]) for r in listing["revocations"]
-    ]
-    show(["KIND", "WHAT", "OWNER", "FOR", "UNTIL", "REASON"], rows)
+    show(["KIND", "WHAT", "OWNER", "FOR", "UNTIL", "REASON"], map(_row, listing["revocations"]))
 
 
 def _order(context: click.Context, order: dict[str, Any], reason: str) -> None:
@@ -112,10 +108,23 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    holder = _holder(entry["key_id"])
+    return entry["kind"], entry["what"], entry["owner"], holder, entry["until"] or "for good", entry["reason"]
+
+
+def _holder(key_id: str) -> str:
+    """Whose a certificate is, in short; `--json` has all of its key id."""
+    role, *_owner, space, _id = key_id.split("/") if key_id else ("-", "-", "-")
+    return f"{role} {space}" if space != "-" else role
+
+
 def _serial(text: str) -> str:
     """The serial that this is, or that of the certificate in this file; raises BadInput."""
     if _SERIAL.fullmatch(text):
         return text
+    if not Path(text).exists():
+        raise BadInput(f"{text} is neither a serial nor a file like id_ed25519-cert.pub")
     import asyncssh
     from asyncssh.public_key import SSHOpenSSHCertificate
 

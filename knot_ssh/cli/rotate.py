@@ -17,6 +17,8 @@ KEYS = {
     "host-ca": "Rotate the CA that certifies hosts.",
     "hub-key": "Rotate the hub's host key.",
 }
+OTHERS = {"prepare": ", and the next one", "activate": ", and the one before", "retire": ""}
+"""What stands below a space's host key after each step."""
 FINGERPRINT = 15
 """Characters of a fingerprint that a table shows, `SHA256:` among them; `--json` has all."""
 
@@ -64,7 +66,7 @@ def _key_command(what: str, text: str) -> None:
 def space(context: click.Context, name: str, step: str) -> None:
     """Rotate the host key of a space's endpoint. Phases are for clients that pin it; all others notice nothing."""
     said = api(context).post("api", "spaces", str(name), "host-key", body={"step": step})
-    click.echo(f"The host key of {name}, and what it was or will be:", err=True)
+    click.echo(f"The host key of {name}{OTHERS[step]}:", err=True)
     for key in said["host_keys"]:
         click.echo(key)
 
@@ -83,6 +85,6 @@ def _short(fingerprint: str | None) -> str:
 
 
 def _sentence(found: dict[str, Any]) -> str:
-    """How many of one kind, and what the first are called."""
+    """What is left of one kind: how many, and what the first are called."""
     more = ", …" if found["count"] > len(found["names"]) else ""
-    return f"{found['count']} {found['text']} ({', '.join(found['names'])}{more})"
+    return f"{found['text']}: {found['count']} ({', '.join(found['names'])}{more})"

@@ -98,7 +98,9 @@ class ServerSettings(SshSettings):
         default=False, description="Let `http` be an address that others reach, without TLS: behind a proxy that speaks it."
     )
     hosts: Hosts = Field(
-        default=(), description="Further names and addresses that the HTTP API is asked by, besides those of `http` and `url`."
+        default=(),
+        description="Further names and addresses that the HTTP API is asked by, besides those of `http` and `url`; "
+        "as a flag with commas between.",
     )
     max_http_connections: int = Field(
         default=1024,
@@ -192,7 +194,7 @@ def _flag(name: str, field: FieldInfo) -> list[str]:
 
 
 def _help(field: FieldInfo) -> str:
-    default = "" if field.default in (None, False, ()) else f"  [default: {field.default}]"
+    default = "" if field.default in (None, ()) else f"  [default: {_text(field.default)}]"
     return f"{field.description}{default}"
 
 

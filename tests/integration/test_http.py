@@ -92,6 +92,26 @@ def test_bad_bodies(pair: Pair, body: bytes) -> None:
     assert "\n" not in problem["error"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "error"),
+    [
+        ("POST", "/api/spaces", b"[]", "the body must be a JSON object"),
+        ("PATCH", "/api/spaces/x", b"{}", "give a name, a zone or both"),
+        ("POST", "/api/revocations", b'{"kind": "host"}', "kind: must be one of 'certificate', 'space'"),
+        ("POST", "/api/revocations", b"{}", "kind: is missing"),
+        ("POST", "/api/revocations", b'{"kind": "certificate", "serial": 1}', "serial: must be text"),
+        ("POST", "/api/tokens", b'{"name": "x", "lifetime": 1}', "lifetime: must be greater than or equal to 60"),
+        ("GET", "/api/audit?since=2026-11-20T09:30:00", None, "since: must name its time zone"),
+        ("GET", "/api/audit?event=joined&event=left", None, "event: must be 'joined'"),
+    ],
+)
+def test_what_is_wrong_is_said(pair: Pair, method: str, path: str, body: bytes | None, error: str) -> None:
+    """Bad input is answered with what is wrong, by the name that the request has for it."""
+    status, problem = request(pair, method, path, body=body)
+    assert status == 400
+    assert problem["error"].startswith(error)
+
+
 def test_unknown_route(pair: Pair) -> None:
     """A path that is none, and a method that is none, are errors of the same form."""
     assert request(pair, "GET", "/nothing")[0] == 404

@@ -465,7 +465,16 @@ def _complaint(error: RequestValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return "the body is not valid JSON"
-    place = first["loc"][1:]  # the first step says "body" or "path"
-    return (
-        complaint(place, first["type"], first["msg"]) if place else "the body must be a JSON object, sent as application/json"
-    )
+    where, *place = first["loc"]
+    if place and isinstance(error.body, dict) and place[0] == error.body.get("kind"):
+        del place[0]  # which of a body's forms it is, as the body says itself
+    if where == "query":
+        del place[1:]
+    match first["type"]:
+        case "union_tag_invalid":
+            return f"kind: must be one of {first['ctx']['expected_tags']}"
+        case "union_tag_not_found" if isinstance(error.body, dict):
+            return "kind: is missing"
+    if not place and first["type"] != "value_error":
+        return "the body must be a JSON object, sent as application/json"
+    return complaint(place, first["type"], first["msg"])

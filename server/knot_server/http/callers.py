@@ -6,6 +6,7 @@ declares which scopes besides `all` may call it (`Callers`); a route that declar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated, Any
@@ -18,8 +19,8 @@ from starlette.types import Scope as Asgi
 from knot_keys.waitingroom import network
 from knot_server.actor import Actor, Scope
 from knot_server.http.auditing import CALLER, address_of
-from knot_server.http.rates import Rates
 from knot_server.settings import ServerSettings
+from knot_ssh.buckets import Buckets, Pace
 from knot_ssh.errors import BadInput, KnotError, NotAuthenticated, OutOfScope, RateLimited
 
 BURST_SECONDS = 10
@@ -46,8 +47,8 @@ class Identify:
         self._app = app
         self._authenticate = authenticate
         self._on_use = on_use
-        self._requests = Rates(settings.token_rate, settings.token_rate * BURST_SECONDS)
-        self._failures = Rates(settings.failed_token_rate / 60, settings.failed_token_rate)
+        self._requests = Buckets(Pace(settings.token_rate * BURST_SECONDS, settings.token_rate))
+        self._failures = Buckets(Pace(settings.failed_token_rate, settings.failed_token_rate / 60))
 
     async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -59,7 +60,7 @@ class Identify:
             token = _token(scope["headers"])
             actor = await self._authenticate(token) if token else None
         except NotAuthenticated as error:
-            wait = self._failures.wait(network(address_of(scope)))
+            wait = _wait(self._failures, network(address_of(scope)))
             return RateLimited("too many tokens that are refused came from there", retry_after=wait) if wait else error
         except KnotError as error:
             return error
@@ -67,7 +68,7 @@ class Identify:
             return NotAuthenticated()
         actor = replace(actor, address=address_of(scope))
         self._on_use(actor)
-        wait = self._requests.wait(str(actor.token))
+        wait = _wait(self._requests, str(actor.token))
         return RateLimited("that token asks too often", retry_after=wait) if wait else actor
 
 
@@ -95,6 +96,13 @@ FULL = callers()
 READERS = callers(Scope.READ)
 FORWARDERS = callers(Scope.FORWARDS)
 VIEWERS = callers(Scope.READ, Scope.FORWARDS)
+
+
+def _wait(buckets: Buckets, key: str) -> float:
+    """Count one more, and give 0; or count nothing, and give the seconds until there is room for it."""
+    now = time.monotonic()
+    bucket = buckets.of(key, now)
+    return 0.0 if bucket.spend(now) else bucket.wait(now)
 
 
 def _token(headers: list[tuple[bytes, bytes]]) -> str | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from knot_ssh.errors import BadInput, KnotError
 from knot_ssh.files import read_secret
@@ -68,8 +70,8 @@ def make_context(cert: Path, key: Path) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(cert, key, password=_no_passphrase)
-    except ssl.SSLError as error:
-        reason = "the key does not belong to the certificate" if "MISMATCH" in str(error.reason) else "it is no PEM private key"
+    except ssl.SSLError:
+        reason = "it is no PEM private key" if _holds_no_key(key) else "the key does not belong to the certificate"
         raise BadInput(f"tls_key: {key} cannot be used with {cert}: {reason}") from None
     except OSError as error:
         raise KnotError(f"tls_key: cannot read {key}: {error.strerror}") from None
@@ -85,6 +87,15 @@ def _check_dates(cert: Path) -> None:
         raise BadInput(f"tls_cert: {cert} holds no PEM certificate") from None
     if found.not_valid_after_utc <= datetime.now(UTC):
         raise BadInput(f"tls_cert: {cert} expired at {found.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; renew it")
+
+
+def _holds_no_key(path: Path) -> bool:
+    """OpenSSL names no reason where the key is of another kind than the certificate's."""
+    try:
+        serialization.load_pem_private_key(read_secret(path), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return True
+    return False
 
 
 def _no_passphrase() -> str:

@@ -30,7 +30,8 @@ from knot_keys.connections import ServerConnection, peer_address
 from knot_keys.permission import PERMISSION_REASONS, refuse_client
 from knot_keys.revocation import RevocationList
 from knot_server.refusals import Refusals
-from knot_server.usecases.audit import Audit, Event
+from knot_server.usecases.audit import ONCE_AN_HOUR, Audit, Event
+from knot_ssh.buckets import Buckets
 from knot_ssh.dataplane.channel import FORWARDED_TCPIP, Channel
 from knot_ssh.dataplane.channels import Channels
 from knot_ssh.dataplane.counters import Tally
@@ -50,6 +51,8 @@ END_SECONDS = 5
 HELD_MAX = 64 * MIB
 """Bytes of one owner that the hub may hold for readers that are slow: the sum of the windows of all their channels."""
 NOT_REACHABLE, TOO_MANY, AGENT_REFUSED = "not reachable", "too many", "refused by the agent"
+NAME_MAX = 255
+"""Characters of a name that somebody asks for, as far as it is remembered or logged."""
 REASONS = (NOT_REACHABLE, TOO_MANY, AGENT_REFUSED, *PERMISSION_REASONS)
 """Why a connection was not relayed."""
 
@@ -108,6 +111,7 @@ class Relay:
         self._accounts: dict[Owner, Account] = {}
         self._accepting = True
         self._sparing = Sparing()
+        self._unreachable = Buckets(ONCE_AN_HOUR)
 
     def register(self, endpoint: Reachable, on_end: Callable[[], None] = lambda: None) -> asyncssh.SSHListener:
         """Relay to this endpoint until the listener is closed. Of several connections of one space the last one serves."""
@@ -152,7 +156,7 @@ class Relay:
         refusal = NOT_REACHABLE if endpoint is None else refuse_client(client, endpoint.principal, cas, revoked, time.time())
         if endpoint is None or refusal:
             key_id = client.identity.encode()[1]
-            self._sparing.warning(log, "relay refused", reason=refusal, host=host[:255], port=port, key_id=key_id)
+            self._sparing.warning(log, "relay refused", reason=refusal, host=host[:NAME_MAX], port=port, key_id=key_id)
             self.tally.refuse(str(refusal))
             self.refusals.count(str(refusal))
             self._note_refusal(client, str(refusal), host, port)
@@ -174,8 +178,11 @@ class Relay:
         return sum(len(account.passages) for account in self._accounts.values())
 
     def _note_refusal(self, client: ClientCertificate, reason: str, host: str, port: int) -> None:
+        owner, key_id = client.identity.owner, client.identity.encode()[1]
+        # an agent whose target does not run asks every second or two
+        if reason == NOT_REACHABLE and not self._unreachable.spend((key_id, host[:NAME_MAX]), time.monotonic()):
+            return
         if self._audit:
-            owner, key_id = client.identity.owner, client.identity.encode()[1]
             serial = str(client.serial)
             self._audit.refuse(
                 "relay",

@@ -18,7 +18,7 @@ from knot_server.store.database import Database
 from knot_server.store.schema import Certificate
 from knot_server.usecases.audit import STRANGER, Audit, Event
 from knot_server.usecases.lookup import names_now
-from knot_ssh.allowances import Allowance, Pace
+from knot_ssh.buckets import Bucket, Pace
 from knot_ssh.names import SpaceId, SpaceName
 from knot_ssh.wire import AuditReport, ForwardSeen, LinkSeen, RefusalSeen
 
@@ -37,7 +37,7 @@ class Sightings:
         self._database = database
         self._audit = audit
         self._space_id = space_id
-        self._allowance = Allowance(EACH_AGENT)
+        self._allowance = Bucket(EACH_AGENT.rate, EACH_AGENT.burst, time.monotonic())
 
     async def take(self, actor: Actor, report: AuditReport) -> None:
         """Note what this agent reports; raises StoreUnavailable, and it may tell again."""
@@ -48,7 +48,7 @@ class Sightings:
             targets = [seen.target_id for seen in report.seen if isinstance(seen, ForwardSeen) and seen.target_id]
             names = await names_now(session, actor, targets)
         for seen in report.seen:
-            if not self._allowance.take(time.monotonic()):
+            if not self._allowance.spend(time.monotonic()):
                 self._audit.leave_out(1)
             elif isinstance(seen, LinkSeen):
                 self._link(actor, seen, openers.get(int(seen.serial)))

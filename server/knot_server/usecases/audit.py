@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import AuditRecord, Space
-from knot_ssh.allowances import Allowances, Pace
+from knot_ssh.buckets import Allowances, Buckets, Pace
 from knot_ssh.errors import KnotError
 from knot_ssh.names import Owner, SpaceId
 from knot_ssh.tasks import whole
@@ -48,10 +47,8 @@ REFUSALS_BY_SOURCE, REFUSALS = Pace(burst=20, rate=0.2), Pace(burst=200, rate=2)
 """Refusals of one address, and of all: enough to see who tries what; an attack that lasts a day adds 173,000 rows at most."""
 SIGHTS_BY_SOURCE, SIGHTS = Pace(burst=1000, rate=5), Pace(burst=10_000, rate=100)
 """Links and connections that one owner, and all, may have recorded: a fleet that comes back opens hundreds at once."""
-TOKEN_HOUR = 3600
-"""Seconds in which the use of a token from one address is recorded once."""
-USES_MAX = 10_000
-"""Pairs of token and address that are remembered for that."""
+ONCE_AN_HOUR = Pace(burst=1, rate=1 / 3600)
+"""How often the use of a token from one address is recorded, and that somebody asks for a space that is not connected."""
 
 Value = str | int | float | bool | None | list[str]
 
@@ -99,7 +96,7 @@ class Audit:
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _refusals: Allowances = field(default_factory=lambda: Allowances(REFUSALS_BY_SOURCE, REFUSALS))
     _sights: Allowances = field(default_factory=lambda: Allowances(SIGHTS_BY_SOURCE, SIGHTS))
-    _uses: OrderedDict[tuple[str, str | None], float] = field(default_factory=OrderedDict)
+    _uses: Buckets = field(default_factory=lambda: Buckets(ONCE_AN_HOUR))
 
     def record(
         self,
@@ -156,7 +153,7 @@ class Audit:
         **fields: Value,
     ) -> None:
         """Note that `door` has turned somebody away, as far as `source`, an address or an owner, has not caused too many."""
-        if self._refusals.take(source, self.clock()):
+        if self._refusals.spend(source, self.clock()):
             self.note(Event.REFUSED, actor, owner=owner, space_id=space_id, door=door, reason=reason, **fields)
         else:
             self.leave_out(1)
@@ -171,21 +168,15 @@ class Audit:
         **fields: Value,
     ) -> None:
         """Note what an owner's agents or people may do at will, as far as they have not done too much of it."""
-        if self._sights.take(str(owner), self.clock()):
+        if self._sights.spend(str(owner), self.clock()):
             self.note(event, actor, owner=owner, space_id=space_id, **fields)
         else:
             self.leave_out(1)
 
     def used(self, actor: Actor) -> None:
         """Note that an API token is in use: once an hour for each address."""
-        use, now = (actor.token or "", actor.address), self.clock()
-        if now - self._uses.get(use, float("-inf")) < TOKEN_HOUR:
-            return
-        self._uses[use] = now
-        self._uses.move_to_end(use)
-        if len(self._uses) > USES_MAX:
-            self._uses.popitem(last=False)
-        self.observe(Event.TOKEN_USED, actor, owner=actor.owner)
+        if self._uses.spend((actor.token, actor.address), self.clock()):
+            self.observe(Event.TOKEN_USED, actor, owner=actor.owner)
 
     def leave_out(self, count: int) -> None:
         """So many are not recorded."""

@@ -23,7 +23,7 @@ class Dependents:
 
     kind: str
     text: str
-    """What there is to say of them, after their number."""
+    """What they are, before their number."""
     count: int
     names: list[str]
 
@@ -33,7 +33,7 @@ class Dependents:
 
     def __str__(self) -> str:
         more = ", …" if self.count > len(self.names) else ""
-        return f"{self.count} {self.text} ({', '.join(self.names)}{more})"
+        return f"{self.text}: {self.count} ({', '.join(self.names)}{more})"
 
 
 async def spaces_without(session: AsyncSession, key: str) -> Dependents:
@@ -55,7 +55,7 @@ async def certificates_by(session: AsyncSession, ca: str, *, hosts: bool) -> Dep
     agentless = set(await session.scalars(select(Space.id).where(Space.agentless)))
     fresh = {found.fingerprint for found in await session.scalars(replaced) if found.space_id in agentless}
     left = [found for found in await session.scalars(theirs) if found.fingerprint not in fresh]
-    return Dependents.of("certificates", "certificates by the old CA that are good still", [found.key_id for found in left])
+    return Dependents.of("certificates", "certificates by the old CA that are good still", [_holder(found) for found in left])
 
 
 async def tokens_without(session: AsyncSession, ca: str) -> Dependents:
@@ -75,6 +75,12 @@ async def people_who_have_not_asked(session: AsyncSession, since: float) -> Depe
     )
     owners = await session.scalars(select(last.c.owner).where(last.c.at <= int(since)))
     return Dependents.of("people", "keys of people whose `knot ssh refresh` is due", list(owners))
+
+
+def _holder(certificate: Certificate) -> str:
+    """Whose it is, as people name them: `alice`, `alice/backend`."""
+    _role, owner, _zones, space, _id = certificate.key_id.split("/")
+    return owner if certificate.space_id is None else f"{owner}/{space}"
 
 
 _is_host = Certificate.key_id.startswith(HOST_KEY_ID)

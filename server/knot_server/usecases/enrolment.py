@@ -29,6 +29,7 @@ from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused, KnotErr
 from knot_ssh.names import Principal, SpaceId, SpaceName, Zone
 from knot_ssh.wire import CertificateRequest, Certificates, Membership
 
+KEY_REVOKED = "that key has been revoked: make another (for `knot ssh` by `knot ssh setup --remove`, then `knot ssh setup`)"
 SSHD_LIFETIME = 30 * 24 * 3600
 """Seconds that an ordinary sshd's host certificate is good for. It is renewed each day; a machine that was off, or cut off
 from the hub, for a month has to be certified before anybody trusts it again."""
@@ -204,15 +205,15 @@ class Enrolment:
     async def certify_person(self, actor: Actor, key_line: str, lifetime: int | None) -> tuple[Issued, list[str]]:
         """A client certificate for a person's key, with one principal for each zone they own spaces in.
 
-        Raises BadInput for a key that cannot be certified, Conflict for who owns no space, or has very many already.
+        Raises BadInput for what is no key, Conflict for one that was revoked, for who owns no space, or has very many already.
         """
         key = _importable(key_line)
         if self._revocations.current.has_key(key):
-            raise BadInput("public_key: that key has been revoked; make another")
+            raise Conflict(KEY_REVOKED)
         async with self._database.writing() as session:
             await check_current(session, actor)
             if await is_barred(session, actor.owner, fingerprint(key)):
-                raise BadInput("public_key: that key has been revoked; make another")
+                raise Conflict(KEY_REVOKED)
             own = (Certificate.owner == str(actor.owner)) & Certificate.space_id.is_(None)
             await _refuse_too_many(session, PERSON_CERTIFICATES_MAX, str(actor.owner), own)
             zones = await session.scalars(select(Space.zone).where(Space.owner == str(actor.owner)).distinct())

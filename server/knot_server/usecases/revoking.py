@@ -102,7 +102,7 @@ class Revoking:
         owner = _owner(actor, user)
         async with self._database.writing() as session:
             await check_current(session, actor)
-            space = await visible_space(session, Actor(owner), reference)
+            space = await _space(session, actor, owner, reference)
             voided = await self._void_space(session, space, reason, tokens=True)
             self._note(session, actor, owner, "space", space.name, reason, voided, space.id)
         return await self._published(voided, [space.space_id], f"the space {space.name} was revoked{_because(reason)}")
@@ -235,14 +235,24 @@ def _owner(actor: Actor, user: Owner | None) -> Owner:
     return user or actor.owner
 
 
+async def _space(session: AsyncSession, actor: Actor, owner: Owner, reference: str) -> Space:
+    """Somebody's space; raises NotFound."""
+    try:
+        return await visible_space(session, Actor(owner), reference)
+    except NotFound:
+        if owner == actor.owner:
+            raise
+        raise NotFound(f"there is no space {reference!r} of {owner}'s") from None
+
+
 def _no_certificate(actor: Actor, owner: Owner, serial: int) -> NotFound:
-    return NotFound(f"there is no certificate of serial {serial} that is good and {_whose(actor, owner)}")
+    return NotFound(f"no certificate with serial {serial} is good and {_whose(actor, owner)}")
 
 
 def _whose(actor: Actor, owner: Owner) -> str:
     if owner != actor.owner:
         return f"{owner}'s"
-    return "yours; of another user's name the user" if actor.admin else "yours"
+    return "yours (for another's, name the user)" if actor.admin else "yours"
 
 
 def _because(reason: str) -> str:

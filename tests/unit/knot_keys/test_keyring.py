@@ -70,7 +70,7 @@ def test_only_the_step_that_is_due(ring: KeyRing, phase: Phase, step: Step) -> N
     if ROUND[(PHASES.index(phase) + 1) % 3] is step:
         return ring.take(step)
     before = held(ring)
-    with pytest.raises(Conflict, match=f"{NAME} is {phase}: the next step is .*, not {step}"):
+    with pytest.raises(Conflict, match=f"the {NAME.replace('_', '-')} is {phase}: the next step is .*, not {step}"):
         ring.take(step)
     assert held(ring) == before
 

@@ -105,7 +105,7 @@ def test_encrypted_file(tmp_path: Path) -> None:
     derived = subprocess.run([*command, "old one"], capture_output=True, text=True, check=True).stdout
     assert derived.split()[:2] == public_line(key).split()
     assert subprocess.run([*command, ""], capture_output=True, check=False).returncode != 0
-    for wrong, said in ((None, "a passphrase is needed"), (OTHER, "is not that of")):
+    for wrong, said in ((None, "its passphrase is needed, from --ca-passphrase-file"), (OTHER, "is not that of")):
         with pytest.raises(PassphraseRefused, match=said) as caught:
             load_key(tmp_path / "key", wrong)
         assert str(tmp_path / "key") in str(caught.value)

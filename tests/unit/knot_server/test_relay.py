@@ -23,6 +23,7 @@ from knot_keys.identity import Identity
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
 from knot_server.hub import relay as module
 from knot_server.hub.relay import HELD_MAX, RELAYED_MAX, Passage, Reachable, Relay
+from knot_server.usecases.audit import Audit
 from knot_ssh.dataplane.channel import Channel, Opening
 from knot_ssh.dataplane.limits import PACKET
 from knot_ssh.dataplane.plane import DataPlane
@@ -178,6 +179,29 @@ def test_everybody_hears_the_same(scene: Scene) -> None:
     }
     heard |= {scene.refusal(agent(lasts=-1), "backend")[1].replace("backend", "X")}
     assert len(heard) == 1
+
+
+class FakeAudit:
+    """Keeps why whoever was refused what."""
+
+    def __init__(self) -> None:
+        self.refused: list[tuple[str, object]] = []
+
+    def refuse(self, _door: str, reason: str, *_who: object, host: str, **_fields: object) -> None:
+        self.refused.append((reason, host))
+
+
+def test_who_is_not_there_is_recorded_once() -> None:
+    """An agent that asks again and again for a target that is not connected is recorded once for each name; one that may not go
+    there, each time."""
+    audit, asking = FakeAudit(), agent()
+    scene = Scene()
+    scene.relay = Relay(stock_plane(), cast("Audit", audit))
+    scene.relay.register(endpoint(zone=US, name=SpaceName("faraway"), space_id=SpaceId.new()))
+    for name in ("absent", "faraway", "absent", "faraway", "gone"):
+        assert not scene.may(asking, name)
+    away, elsewhere = "not reachable", "other owner or zone"
+    assert audit.refused == [(away, "absent"), (elsewhere, "faraway"), (elsewhere, "faraway"), (away, "gone")]
 
 
 def test_long_names_are_not_quoted_in_full(scene: Scene) -> None:

@@ -76,7 +76,7 @@ async def test_administrators_only(scene: Scene) -> None:
 async def test_waits_for_spaces(scene: Scene, what: What) -> None:
     """A CA is not activated while an enrolled space has not said that it trusts it; the refusal counts and names it."""
     assert await scene.take(what, Step.PREPARE) == ["spaces"]
-    with pytest.raises(StillInUse, match=r"1 spaces that do not know the new key yet \(alice/backend\)"):
+    with pytest.raises(StillInUse, match=r"spaces that do not know the new key yet: 1 \(alice/backend\)"):
         await scene.take(what, Step.ACTIVATE)
     await scene.confirm()
     assert await scene.left(what) == []
@@ -90,7 +90,7 @@ async def test_waits_for_certificates(scene: Scene, what: What) -> None:
     await scene.take(what, Step.PREPARE)
     await scene.confirm()
     assert await scene.take(what, Step.ACTIVATE) == ["certificates"]
-    with pytest.raises(StillInUse, match="1 certificates by the old CA that are good still"):
+    with pytest.raises(StillInUse, match=r"certificates by the old CA that are good still: 1 \(alice/backend\)"):
         await scene.take(what, Step.RETIRE)
     await scene.world.certified(scene.space, KEY, new_key("host"))  # another one does not make it void
     assert await scene.left(what) == ["certificates"]

@@ -38,7 +38,7 @@ def test_flag_beats_variable_beats_file(tmp_path: Path) -> None:
     ("flags", "problem"),
     [
         (("--certificate-lifetime", "5"), "--certificate-lifetime: must be greater than or equal to 10"),
-        (("--certificate-lifetime", "soon"), "--certificate-lifetime: "),
+        (("--certificate-lifetime", "soon"), "--certificate-lifetime: must be a whole number"),
         (("--ssh-address", "here"), "--ssh-address: address 'here' is not host:port"),
         (("--url", "ftp://x"), "--url: 'ftp://x' is not a URL"),
     ],
@@ -48,6 +48,18 @@ def test_bad_flags(flags: tuple[str, ...], problem: str) -> None:
     with pytest.raises(BadInput) as caught:
         read(*flags)
     assert str(caught.value).startswith(problem)
+
+
+def test_help_names_the_defaults() -> None:
+    """Each flag says what holds without it, also where that is no."""
+
+    @click.command()
+    @settings_options
+    def command(**_given: str) -> None: ...
+
+    said = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    assert "[default: 127.0.0.1:3000]" in said
+    assert "without TLS: behind a proxy that speaks it. [default: false]" in said
 
 
 def test_bad_file(tmp_path: Path) -> None:

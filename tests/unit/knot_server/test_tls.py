@@ -10,7 +10,7 @@ import pytest
 
 from knot_server.http.tls import Tls, make_context
 from knot_ssh.errors import KnotError, LooseFile
-from tests.support.certificates import DAY, TlsCa, locked_key
+from tests.support.certificates import DAY, TlsCa, key_of_another_kind, locked_key
 
 
 @pytest.fixture
@@ -69,6 +69,8 @@ def test_what_cannot_be_used(ca: TlsCa, tmp_path: Path) -> None:
     stranger = TlsCa(other)
     stranger.certify()
     ca.key.write_bytes(stranger.key.read_bytes())
+    assert "does not belong" in refusal(ca)
+    ca.key.write_bytes(key_of_another_kind())
     assert "does not belong" in refusal(ca)
     ca.key.unlink()
     assert str(ca.key) in refusal(ca)
