@@ -6,8 +6,8 @@ import contextlib
 
 import asyncssh
 
-from knot_keys.certificates import check_hub
-from knot_keys.connections import close, connect
+from knot_keys.certificates import UNKNOWN_CA, check_hub
+from knot_keys.connections import HostRefused, close, connect
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import public_line
 from knot_keys.possession import for_joining, prove
@@ -18,6 +18,9 @@ from knot_ssh.rpc import Peer
 from knot_ssh.tasks import Tasks
 from knot_ssh.wire import JOIN_LOGIN, JOIN_SUBSYSTEM, JoinChallenge, JoinRequest, Membership, Nothing
 
+OLD_TOKEN = ". Where this is our hub, its CA was changed since the token was made: make a new one with `knot space token NAME`"
+"""What to do about a hub whose certificate is by a CA that the token does not name."""
+
 
 async def join(plane: DataPlane, hub: Address, token: JoinToken, key: asyncssh.SSHKey) -> Membership:
     """Enrol the key. Raises JoinRefused (the token is no good), HostRefused (not the token's hub) or Unavailable."""
@@ -25,6 +28,8 @@ async def join(plane: DataPlane, hub: Address, token: JoinToken, key: asyncssh.S
         connection = await connect(plane, hub, JOIN_LOGIN, lambda shown: check_hub(shown, token.host_cas), password=str(token))
     except asyncssh.PermissionDenied:
         raise JoinRefused("the hub does not know that join token; make a new one with `knot space token NAME`") from None
+    except HostRefused as error:
+        raise HostRefused(f"{error}{OLD_TOKEN if str(error).endswith(UNKNOWN_CA) else ''}") from None
     tasks = Tasks()
     try:
         stdin, stdout, _ = await connection.open_session(subsystem=JOIN_SUBSYSTEM, encoding=None)

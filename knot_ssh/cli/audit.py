@@ -106,7 +106,8 @@ class Reader:
 def line(record: Record) -> str:
     """A record for people: time, event, who, whose, where, then the fields of its event."""
     at, event, actor, owner, space = (str(record.get(name) or "-") for name in ("at", "event", "actor", "owner", "space"))
-    more = [f"{escaped(name)}={escaped(value)}" for name, value in record.items() if name not in HEAD]
+    fields = ((name, ",".join(map(str, value)) if isinstance(value, list) else value) for name, value in record.items())
+    more = [f"{escaped(name)}={escaped(value)}" for name, value in fields if name not in HEAD]
     columns = (
         f"{_second(at):20}",
         f"{escaped(event, spaces=True):18}",

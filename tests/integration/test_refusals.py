@@ -221,6 +221,7 @@ def test_token_of_another_server(pair: Pair, tmp_path: Path) -> None:
         token = other.api("alice").post("api", "spaces", body={"name": "there", "zone": "eu"})["join_token"]
         line = ends_with_one_line(run_agent(pair.system, tmp_path / "a", "--token", token), 1)
     assert "unknown CA" in line
+    assert "make a new one with `knot space token NAME`" in line
 
 
 def test_agent_without_token(pair: Pair, tmp_path: Path) -> None:

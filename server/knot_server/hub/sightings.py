@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -44,7 +45,7 @@ class Sightings:
         if report.left_out:
             self._audit.leave_out(report.left_out)
         async with self._database.reading() as session:
-            openers = await _openers(session, actor, [seen.serial for seen in report.seen if isinstance(seen, LinkSeen)])
+            openers = await _openers(session, actor, [seen.serial for seen in report.seen if _has_proved(seen) and seen.serial])
             targets = [seen.target_id for seen in report.seen if isinstance(seen, ForwardSeen) and seen.target_id]
             names = await names_now(session, actor, targets)
         for seen in report.seen:
@@ -53,7 +54,7 @@ class Sightings:
             elif isinstance(seen, LinkSeen):
                 self._link(actor, seen, openers.get(int(seen.serial)))
             elif isinstance(seen, RefusalSeen):
-                self._refusal(actor, seen)
+                self._refusal(actor, seen, openers.get(int(seen.serial or 0)) if _has_proved(seen) else None)
             else:
                 self._forward(actor, seen, names)
 
@@ -73,15 +74,17 @@ class Sightings:
             seconds_ago=_late(seen.ago),
         )
 
-    def _refusal(self, actor: Actor, seen: RefusalSeen) -> None:
+    def _refusal(self, actor: Actor, seen: RefusalSeen, holder: Certificate | None) -> None:
         self._audit.refuse(
             seen.door,
             seen.reason if seen.reason in REASONS else OTHER,
             self._space_id,
+            _who(holder.key_id) if holder else STRANGER,
             owner=actor.owner,
             space_id=self._space_id,
             space=actor.space_name,
             serial=seen.serial,
+            key_id=holder.key_id if holder else None,
             host=seen.host,
             port=seen.port,
             address=seen.address,
@@ -106,6 +109,11 @@ class Sightings:
             reported=True,
             seconds_ago=_late(seen.ago),
         )
+
+
+def _has_proved(seen: LinkSeen | RefusalSeen | ForwardSeen) -> TypeGuard[LinkSeen | RefusalSeen]:
+    """Whether somebody has logged in with the certificate of whom this tells; a login that is refused has only shown it."""
+    return isinstance(seen, LinkSeen) or (isinstance(seen, RefusalSeen) and seen.door == "channel")
 
 
 async def _openers(session: AsyncSession, actor: Actor, serials: Sequence[str]) -> dict[int, Certificate]:

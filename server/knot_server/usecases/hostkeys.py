@@ -52,6 +52,7 @@ class HostKeys:
                 actor,
                 owner=space.owner,
                 space_id=space.id,
+                space=space.name,
                 what="host key",
                 step=str(step),
                 keys=keys,

@@ -150,6 +150,7 @@ class Renaming:
             actor,
             owner=space.owner,
             space_id=space.id,
+            space=space.name,
             kind="move",
             what=space.name,
             reason=reason,

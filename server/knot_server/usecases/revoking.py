@@ -200,6 +200,7 @@ class Revoking:
             actor,
             owner=owner,
             space_id=space_id,
+            space=what if space_id else None,
             kind=kind,
             what=what,
             reason=reason,

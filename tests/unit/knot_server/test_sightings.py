@@ -82,6 +82,17 @@ async def test_certificates_of_hosts(agent: Agent) -> None:
         assert record["actor"] == "a stranger"
 
 
+async def test_who_is_refused_a_channel(agent: Agent) -> None:
+    """Who is refused a channel has logged in, and is named; who is refused a login has only shown a certificate."""
+    _, own = await serial(agent.world, ALICE, "frontend")
+    channel = RefusalSeen(
+        door="channel", reason="address not allowed", address="10.0.0.9", serial=own, host="10.0.0.1", port=80
+    )
+    login = RefusalSeen(door="endpoint", reason="revoked", address="10.0.0.9", serial=own)
+    told = await agent.says(channel, login, channel.model_copy(update={"serial": None}))
+    assert [record["actor"] for record in told] == ["agent frontend", "a stranger", "a stranger"]
+
+
 async def test_reasons(agent: Agent) -> None:
     """Reasons are ours, or `other`; the record is about the agent's own space, whatever it says."""
     said = [RefusalSeen(door="endpoint", reason=reason, address="10.0.0.9") for reason in ("revoked", "\x1b[2J\n")]

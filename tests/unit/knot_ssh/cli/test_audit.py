@@ -34,12 +34,11 @@ def test_words_of_strangers(hostile: str) -> None:
 
 
 def test_a_line() -> None:
-    """Time, event, who, whose, where, and what else there is to say."""
+    """Time, event, who, whose, where, and what else there is to say; a list is its words."""
     record = {"id": 1, "at": "2026-11-20T09:30:00.250000Z", "event": "forward made", "actor": "agent web", "owner": "alice"}
-    text = line(record | {"space": "web", "space_id": "3f0c", "local_port": 8080, "replaced": None})
-    assert text.split() == (
-        ["2026-11-20T09:30:00Z", "forward", "made", "agent", "web", "alice", "web", "local_port=8080", "replaced=None"]
-    )
+    text = line(record | {"space": "web", "space_id": "3f0c", "local_port": 8080, "keys": ["a", "b"], "replaced": None})
+    head = ["2026-11-20T09:30:00Z", "forward", "made", "agent", "web", "alice", "web"]
+    assert text.split() == [*head, "local_port=8080", "keys=a,b", "replaced=None"]
 
 
 def test_moments() -> None:
