@@ -141,7 +141,8 @@ async def _serve(services: Services, config: HttpConfig, http_socket: socket.soc
     http = _Uvicorn(config)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(http.serve(sockets=[http_socket]))
-        beside = [tasks.create_task(work) for work in (services.audit.run(), services.keeping.run(), _renew(config.tls))]
+        works = (services.audit.run(), services.keeping.run(), services.revocations.run(), _renew(config.tls))
+        beside = [tasks.create_task(work) for work in works]
         await stop.wait()
         log.info("server stopping")
         http.should_exit = True

@@ -118,6 +118,7 @@ class Services:
 
     async def close(self) -> None:
         await self.hub.close()
+        await self.revocations.close()
         await self.last_seen.close()
         await self.tokens.close()
         await self.audit.close()

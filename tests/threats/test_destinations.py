@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import select
 import socket
 import struct
@@ -26,6 +27,19 @@ BEYOND = (0, 2**16, 2**16 + 22, 2**31, 2**32 - 1)
 """Some ports that TCP does not have."""
 QUIET = 0.2
 """Seconds for a packet that was sent to be seen."""
+SO_ATTACH_FILTER = 26
+
+
+def only_to(port: int) -> list[tuple[int, int, int, int]]:
+    """A filter that keeps IPv4 and IPv6 TCP packets to this port (bpf(4)), so that other traffic fills no buffer."""
+    load_byte, load_half, load_half_behind, header, mask, equal, give = 0x30, 0x28, 0x48, 0xB1, 0x54, 0x15, 0x06
+    return [
+        (load_byte, 0, 0, 0), (mask, 0, 0, 0xF0), (equal, 5, 0, 0x60),
+        (load_byte, 0, 0, 9), (equal, 0, 8, socket.IPPROTO_TCP),
+        (header, 0, 0, 0), (load_half_behind, 0, 0, 2), (equal, 4, 5, port),
+        (load_byte, 0, 0, 6), (equal, 0, 3, socket.IPPROTO_TCP), (load_half, 0, 0, 42), (equal, 0, 1, port),
+        (give, 0, 0, 0xFFFF), (give, 0, 0, 0),
+    ]  # fmt: skip
 
 
 class Sniffer:
@@ -34,6 +48,10 @@ class Sniffer:
     def __init__(self, port: int) -> None:
         self._port = port
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+        code = b"".join(struct.pack("=HBBI", *step) for step in only_to(port))
+        kept = ctypes.create_string_buffer(code, len(code))
+        program = struct.pack("@HP", len(code) // 8, ctypes.addressof(kept))
+        self._sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
     def seen(self) -> int:
         """How many packets that ask for a connection have come by since the last time."""

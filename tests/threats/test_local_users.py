@@ -33,7 +33,7 @@ import os, socket, sys
 os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[3]))
 print("ready", flush=True)
 knocks = served = 0
-while not os.path.exists(sys.argv[4]):
+while not (knocks and os.path.exists(sys.argv[4])):
     knocks += 1
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)

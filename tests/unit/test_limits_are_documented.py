@@ -14,6 +14,7 @@ from knot_agent.settings import AgentSettings
 from knot_keys import bounds, entrance, turns, waitingroom
 from knot_server.hub import doorkeeper, plain, relay
 from knot_server.settings import ServerSettings
+from knot_server.usecases import enrolment
 from knot_ssh import rpc, wire, yamlfile
 from knot_ssh.dataplane import connection, limits, plane
 
@@ -21,7 +22,22 @@ PAGE = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
 ROWS = [line.split("|") for line in PAGE.splitlines() if line.startswith("| `")]
 NAMED = {name for row in ROWS for name in re.findall(r"`(\w+)`", row[1])}
 SETTABLE = set(re.findall(r"`((?:max|login)_\w+)`", PAGE))
-MODULES = [bounds, connection, doorkeeper, endpoint, entrance, limits, plain, plane, relay, rpc, turns, waitingroom, wire]
+MODULES = [
+    bounds,
+    connection,
+    doorkeeper,
+    endpoint,
+    enrolment,
+    entrance,
+    limits,
+    plain,
+    plane,
+    relay,
+    rpc,
+    turns,
+    waitingroom,
+    wire,
+]
 WHOLE = [bounds, entrance, turns]
 """Of these every number is a bound."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
 from knot_server.http.bodies import Problem
@@ -171,6 +173,18 @@ def operation_id(route: APIRoute) -> str:
 
 class Api(FastAPI):
     """Describes itself as it behaves: what FastAPI would answer with 422 is 400 here."""
+
+    def setup(self) -> None:
+        """Add the route of the description. It wants no token: so it is written out once, and not for each who asks."""
+
+        async def describe(_request: Request) -> Response:
+            return Response(self._written, media_type="application/json")
+
+        self.add_route("/openapi.json", describe, include_in_schema=False)
+
+    @cached_property
+    def _written(self) -> bytes:
+        return bytes(JSONResponse(self.openapi()).body)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

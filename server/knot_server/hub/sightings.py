@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_keys.certificates import CLIENT_REASONS
+from knot_keys.identity import HOST_KEY_ID
 from knot_keys.permission import PERMISSION_REASONS
 from knot_server.actor import Actor
 from knot_server.refusals import OTHER
@@ -116,9 +117,10 @@ def _has_proved(seen: LinkSeen | RefusalSeen | ForwardSeen) -> TypeGuard[LinkSee
 
 
 async def _openers(session: AsyncSession, actor: Actor, serials: Sequence[str]) -> dict[int, Certificate]:
-    """Those of these certificates that are good, and of the agent's owner."""
+    """Those of these certificates that are known, of clients, and of the agent's owner. Nobody logs in with a host's."""
     numbers = [number for number in map(int, serials) if number < 1 << 63]
-    question = select(Certificate).where(Certificate.serial.in_(numbers), Certificate.owner == str(actor.owner))
+    theirs = select(Certificate).where(Certificate.owner == str(actor.owner), ~Certificate.key_id.startswith(HOST_KEY_ID))
+    question = theirs.where(Certificate.serial.in_(numbers))
     return {certificate.serial: certificate for certificate in await session.scalars(question)} if numbers else {}
 
 

@@ -10,10 +10,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from knot_keys.keyfiles import fingerprint, parse_public_key
-from knot_server.store.journal import BACKUP_AGE, Barred, Entry, Joined, Void, VoidCertificate, VoidKey
+from knot_server.store.journal import (
+    BACKUP_AGE,
+    TOKEN_AGE,
+    Barred,
+    Entry,
+    Joined,
+    VoidCertificate,
+    VoidKey,
+    VoidToken,
+)
 from knot_server.store.schema import BarredKey, JoinToken, JoinUse, RevokedCertificate, RevokedKey, Space, User
 
-Lasting = JoinUse | RevokedCertificate | RevokedKey | BarredKey
+Lasting = JoinUse | JoinToken | RevokedCertificate | RevokedKey | BarredKey
 """Rows that must not be forgotten with the store."""
 
 
@@ -42,7 +51,10 @@ async def catch_up(session: AsyncSession, journal: Iterable[Entry]) -> None:
     for void in (entry for entry in known if not isinstance(entry, Joined)):
         if isinstance(void, Barred) and await session.get(User, void.owner) is None:
             continue
-        await session.merge(_row(void))
+        if isinstance(void, VoidToken):
+            await _void_token(session, void)
+        else:
+            await session.merge(_row(void))
     await _unenrol(session, {entry.fingerprint for entry in known if isinstance(entry, VoidKey)})
 
 
@@ -69,6 +81,9 @@ async def _entry(session: AsyncSession, row: Lasting) -> Entry | None:
         case BarredKey():
             until = int(time.time()) + BACKUP_AGE
             return Barred(owner=row.owner, fingerprint=row.fingerprint, reason=row.reason, until=until)
+        case JoinToken():
+            is_void = row.expires_at <= time.time()
+            return VoidToken(token=row.id, until=row.expires_at + TOKEN_AGE) if is_void else None
         case JoinUse():
             return await _joined(session, row)
 
@@ -100,7 +115,14 @@ async def _join(session: AsyncSession, entry: Joined) -> None:
     space.host_key = entry.host_key or space.host_key
 
 
-def _row(void: Void) -> RevokedKey | RevokedCertificate | BarredKey:
+async def _void_token(session: AsyncSession, entry: VoidToken) -> None:
+    """It ended when it was revoked."""
+    token = await session.get(JoinToken, entry.token)
+    if token is not None:
+        token.expires_at = min(token.expires_at, entry.until - TOKEN_AGE)
+
+
+def _row(void: VoidKey | VoidCertificate | Barred) -> RevokedKey | RevokedCertificate | BarredKey:
     told = void.model_dump(exclude={"kind", "until"})
     match void:
         case VoidKey():

@@ -1,8 +1,8 @@
 """The journal: what stays true although an older copy of the store is put back.
 
-A token that was redeemed is used up for good, and a key or certificate that was revoked stays void. The store alone cannot
-promise that: put back as it was last night, it knows of neither. So both are written to a file beside it, a line of JSON
-each, and on the disk before the store commits what they tell of. At a start the store is brought up to what the journal
+A token that was redeemed is used up for good, and a key, certificate or join token that was revoked stays void. The store
+alone cannot promise that: put back as it was last night, it knows of neither. So both are written to a file beside it, a line
+of JSON each, and on the disk before the store commits what they tell of. At a start the store is brought up to what the journal
 says, see `catchingup`. Where a commit fails after all, the journal says too much, and the store is the stricter for it.
 """
 
@@ -24,6 +24,8 @@ from knot_ssh.files import create_private_file, read_secret, replace_file
 log = structlog.get_logger(__name__)
 
 JOURNAL_FILE = "journal"
+TOKEN_AGE = 31 * 24 * 3600
+"""Seconds for which it is remembered that a join token is void: none lives longer."""
 BACKUP_AGE = 366 * 24 * 3600
 """Seconds for which it is remembered that a key is one no more: no copy of the store that is older may be put back."""
 
@@ -92,7 +94,18 @@ class Barred(_Entry):
         return f"{self.kind} {self.owner} {self.fingerprint}"
 
 
-Void = VoidKey | VoidCertificate | Barred
+class VoidToken(_Entry):
+    """A join token that nobody had used is void before its time."""
+
+    kind: Literal["token"] = "token"
+    token: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.token}"
+
+
+Void = VoidKey | VoidCertificate | Barred | VoidToken
 Entry = Joined | Void
 _READER: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
 
@@ -122,8 +135,8 @@ class Journal:
             log.warning("journal made anew", file=str(file), reason="there was none; do not put back an older store")
             cls.create(folder)
         text = read_secret(file)
-        now = time.time()
-        journal = cls(file, (entry for entry in _read(file, text) if entry.until > now))
+        journal = cls(file, _read(file, text))
+        journal._drop_old(time.time())
         if (written := journal._text(journal.entries)) != text:
             replace_file(file, written)
         return journal
@@ -139,6 +152,10 @@ class Journal:
             if new:
                 await asyncio.to_thread(self._append, self._text(new))
                 self._add(new)
+
+    def _drop_old(self, now: float) -> None:
+        """Only once all are read: one that has run out may have ended an earlier one that has not."""
+        self._entries = {name: entry for name, entry in self._entries.items() if entry.until > now}
 
     def _add(self, entries: Iterable[Entry]) -> None:
         for entry in entries:

@@ -103,7 +103,7 @@ class JoinUse(Base):
 
 
 class Certificate(Base):
-    """Every certificate that is still good; rows go when it has expired. No foreign keys: it outlives its space."""
+    """Every certificate that is still good, or expired lately; see `revocation`. No foreign keys: it outlives its space."""
 
     __tablename__ = "certificates"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import asyncssh
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.elements import ColumnElement
 
 from knot_keys.authority import Authority
 from knot_keys.certificates import LIFETIME, CertificateRefused, Issued, is_acceptable
@@ -34,6 +35,11 @@ SSHD_LIFETIME = 30 * 24 * 3600
 from the hub, for a month has to be certified before anybody trusts it again."""
 SSHD_CERTIFICATES_MAX = 300
 """That one sshd may have at a time: ten a day, so that a machine gone wild cannot fill the store."""
+AGENT_CERTIFICATES_MAX = 300
+"""That one space's agent may have at a time, of each kind; it needs two. All of them are told to everybody when they are
+revoked."""
+PERSON_CERTIFICATES_MAX = 1000
+"""That one user may have at a time: a script for each of many machines, and each time anew."""
 _OLD_KEY = {
     False: "this agent's key was replaced or revoked; start with an empty data folder",
     True: "this machine's registration key was replaced or revoked; remove /etc/ssh/knot/key",
@@ -163,8 +169,7 @@ class Enrolment:
             host, host_key = HostIdentity(space.principal, space.space_name, space.space_id), parse_public_key(space.host_key)
             if await is_barred(session, space.owner, fingerprint(host_key)):
                 raise KeyRefused
-            if await _good_certificates(session, space, host_key) >= SSHD_CERTIFICATES_MAX:
-                raise Conflict(f"this machine has {SSHD_CERTIFICATES_MAX} certificates that are good, the most there may be")
+            await _refuse_too_many(session, SSHD_CERTIFICATES_MAX, "this machine", _of_key(space, host_key))
             issued = self._authority.certify_host(host_key, host, SSHD_LIFETIME)
             self._record(session, issued, _agent(space), "host", space)
         self.issued["host"] += 1
@@ -173,7 +178,8 @@ class Enrolment:
     async def certify_agent(self, space_id: SpaceId, key: asyncssh.SSHKey, request: CertificateRequest) -> Certificates:
         """Client and host certificate for an enrolled key.
 
-        Raises KeyRefused when it no longer is one, BadInput when the agent does not hold the host key.
+        Raises KeyRefused when it no longer is one, BadInput when the agent does not hold the host key, Conflict when it asks
+        without end.
         """
         host_key = parse_public_key(request.host_key)
         if not is_proof(host_key, for_host_key(space_id), request.signature):
@@ -184,6 +190,7 @@ class Enrolment:
                 raise KeyRefused
             if await is_barred(session, space.owner, fingerprint(host_key)):
                 raise BadInput("that host key was revoked; remove host_key from the agent's folder and start the agent again")
+            await _refuse_too_many(session, AGENT_CERTIFICATES_MAX, "this agent", _of_key(space, key))
             identity = Identity.agent(space.principal, space.space_name, space.space_id)
             host = HostIdentity(space.principal, space.space_name, space.space_id)
             client_certificate = self._authority.certify_client(key, identity, self._lifetime)
@@ -198,7 +205,7 @@ class Enrolment:
     async def certify_person(self, actor: Actor, key_line: str, lifetime: int | None) -> tuple[Issued, list[str]]:
         """A client certificate for a person's key, with one principal for each zone they own spaces in.
 
-        Raises BadInput for what is no key, Conflict for one that was revoked, or for who owns no space.
+        Raises BadInput for what is no key, Conflict for one that was revoked, for who owns no space, or has very many already.
         """
         key = _importable(key_line)
         if self._revocations.current.has_key(key):
@@ -207,6 +214,8 @@ class Enrolment:
             await check_current(session, actor)
             if await is_barred(session, actor.owner, fingerprint(key)):
                 raise Conflict(KEY_REVOKED)
+            own = (Certificate.owner == str(actor.owner)) & Certificate.space_id.is_(None)
+            await _refuse_too_many(session, PERSON_CERTIFICATES_MAX, str(actor.owner), own)
             zones = await session.scalars(select(Space.zone).where(Space.owner == str(actor.owner)).distinct())
             names = [Zone(zone) for zone in zones]
             if not names:
@@ -300,10 +309,16 @@ class Enrolment:
         )
 
 
-async def _good_certificates(session: AsyncSession, space: Space, key: asyncssh.SSHKey) -> int:
-    """How many certificates of the space for this key have not expired."""
-    theirs = select(func.count()).where(Certificate.space_id == space.id, Certificate.fingerprint == fingerprint(key))
-    return await session.scalar(theirs.where(Certificate.expires_at > time.time())) or 0
+def _of_key(space: Space, key: asyncssh.SSHKey) -> ColumnElement[bool]:
+    """Certificates of the space for this key."""
+    return (Certificate.space_id == space.id) & (Certificate.fingerprint == fingerprint(key))
+
+
+async def _refuse_too_many(session: AsyncSession, most: int, whose: str, which: ColumnElement[bool]) -> None:
+    """Raise Conflict where so many of these certificates have not expired."""
+    good = await session.scalar(select(func.count()).where(which, Certificate.expires_at > time.time())) or 0
+    if good >= most:
+        raise Conflict(f"{whose} has {most} certificates that are good, the most there may be")
 
 
 def _importable(key_line: str) -> asyncssh.SSHKey:

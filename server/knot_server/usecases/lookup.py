@@ -29,7 +29,8 @@ async def find_space(session: AsyncSession, actor: Actor, reference: str | None)
 
 
 async def visible_space(session: AsyncSession, actor: Actor, reference: str) -> Space:
-    """The actor's space by this id or name, in whatever zone; raises NotFound."""
+    """The actor's space by this id or name, in whatever zone; raises NotFound, or NotAuthenticated as `check_current`."""
+    await check_current(session, actor)
     found = space_reference(reference)
     column = Space.id if isinstance(found, SpaceId) else Space.name
     space = await session.scalar(select(Space).where(Space.owner == actor.owner, column == str(found)))
@@ -46,8 +47,11 @@ async def names_now(session: AsyncSession, actor: Actor, space_ids: Sequence[Spa
 
 
 async def check_current(session: AsyncSession, actor: Actor) -> None:
-    """Raise NotAuthenticated when the actor's API token was revoked since it was shown: it is to make nothing more."""
-    if actor.token is not None and await session.get(ApiToken, actor.token) is None:
+    """Raise NotAuthenticated when the actor's API token was revoked since it was shown, which is before the body of a request
+    was read: it is to change nothing more."""
+    if actor.token is None:
+        return
+    if await session.scalar(select(ApiToken.id).where(ApiToken.id == actor.token)) is None:
         raise NotAuthenticated("that API token was revoked")
 
 

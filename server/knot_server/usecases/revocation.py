@@ -6,9 +6,11 @@ In two steps: `record` within the transaction that takes the right away, and `pu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+import structlog
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import ColumnElement
@@ -21,13 +23,23 @@ from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, RevokedCertificate, RevokedKey
 from knot_server.usecases.audit import Audit
+from knot_ssh.errors import KnotError, StoreUnavailable
 from knot_ssh.names import Owner, SpaceId
+from knot_ssh.tasks import Tasks
 from knot_ssh.wire import Revoked
+
+log = structlog.get_logger(__name__)
 
 GRACE = 120
 """Seconds that a revocation outlives what it revokes, for clocks that are behind ours."""
 WHOLE_MAX = 1_000
 """Entries up to which agents are told the whole list at each change, some 20 KB; of a longer one they are told what is new."""
+HOUR, DAY = 3600, 24 * 3600
+OF_SPACES, OF_PEOPLE = DAY, 30 * DAY
+"""Seconds for which a certificate that has expired is known, of a space or a person: what was opened by it may go on, and may
+have to be ended. What an agent opened ends with its enrolled key, however old it is; a person has none."""
+AGAIN = 1.0
+"""Seconds until the store is asked again for a list that was changed, and has to take effect."""
 PART = 20_000
 """Serials, and keys, in one message: 1.5 MB at most, and a line may have 2 MB (`rpc.LINE_LIMIT`). There is no bound to the
 list: a longer one comes in several messages."""
@@ -48,14 +60,25 @@ class Revocations:
         self._krl: tuple[RevocationList, frozenset[str], bytes] | None = None
         self._making = asyncio.Lock()
         self.on_change: list[Callable[[], None]] = []
+        self._tasks = Tasks()
 
     async def load(self) -> None:
         """Read the list at start, dropping what has run out."""
-        now = int(time.time())
-        async with self._database.writing() as session:
-            for table in (Certificate, RevokedCertificate, RevokedKey):
-                await session.execute(delete(table).where(table.expires_at < now))
+        await self._drop_old()
         await self.refresh()
+
+    async def run(self) -> None:
+        """Drop what has run out, now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(HOUR)
+            try:
+                await self._drop_old()
+            except KnotError as error:
+                log.error("old certificates not dropped", reason=str(error), detail=error.detail)
+
+    async def close(self) -> None:
+        """Tell nobody any more."""
+        await self._tasks.cancel()
 
     async def record(
         self,
@@ -69,13 +92,14 @@ class Revocations:
     ) -> int:
         """Make the certificates that `which` selects void, and the enrolled key (an OpenSSH line) if one is given.
 
-        Gives how many certificates became void by it. `frees_name`: their names may be given out again at once.
+        Those that have expired are among them: what they have opened ends as well. Gives how many became void by it.
+        `frees_name`: their names may be given out again at once.
         """
         now = int(time.time())
         is_new = RevokedCertificate.serial.is_(None)
         both = select(Certificate).outerjoin(RevokedCertificate, RevokedCertificate.serial == Certificate.serial)
-        voided = list(await session.scalars(both.where(which, is_new, Certificate.expires_at > now - GRACE)))
-        session.add_all(_void(certificate, reason, frees_name=frees_name) for certificate in voided)
+        voided = list(await session.scalars(both.where(which, is_new)))
+        session.add_all(_void(certificate, reason, now + self._lifetime, frees_name=frees_name) for certificate in voided)
         if frees_name:
             serials = select(Certificate.serial).where(which)
             await session.execute(_FREE.where(RevokedCertificate.serial.in_(serials)))
@@ -101,9 +125,24 @@ class Revocations:
         of these spaces. Gives how many agents were told.
 
         All are told at once and nobody is waited for long: an agent that does not read must not delay its own end, nor that
-        of others.
+        of others. Where the store does not answer it takes effect as soon as that does; raises StoreUnavailable then.
         """
-        news = await self.refresh()
+        try:
+            news = await self.refresh()
+        except StoreUnavailable:
+            self._tasks.start(self._publish_later(space_ids, reason))
+            raise
+        return await self._spread(news, space_ids, reason)
+
+    async def _publish_later(self, space_ids: Sequence[SpaceId], reason: str) -> None:
+        news = None
+        while news is None:
+            await asyncio.sleep(AGAIN)
+            with contextlib.suppress(StoreUnavailable):
+                news = await self.refresh()
+        await self._spread(news, space_ids, reason)
+
+    async def _spread(self, news: Revoked, space_ids: Sequence[SpaceId], reason: str) -> int:
         for listener in self.on_change:
             listener()
         leaving = [agent for agent in map(self._roster.get, space_ids) if agent]
@@ -119,6 +158,15 @@ class Revocations:
             if self._krl is None or self._krl[0] is not current or self._krl[1] != cas:
                 self._krl = current, cas, await make_krl(current, self._authority.ca_keys)
             return self._krl[2]
+
+    async def _drop_old(self) -> None:
+        now = int(time.time())
+        async with self._database.writing() as session:
+            of_spaces = Certificate.space_id.is_not(None)
+            await session.execute(delete(Certificate).where(of_spaces, Certificate.expires_at < now - OF_SPACES))
+            await session.execute(delete(Certificate).where(~of_spaces, Certificate.expires_at < now - OF_PEOPLE))
+            for table in (RevokedCertificate, RevokedKey):
+                await session.execute(delete(table).where(table.expires_at < now))
 
     def parts(self) -> list[Revoked]:
         """The whole list, in as many messages as it takes."""
@@ -145,11 +193,13 @@ def _news(before: RevocationList, now: RevocationList) -> Revoked:
     return _message(now.serials - before.serials, now.keys - before.keys, whole=False)
 
 
-def _void(certificate: Certificate, reason: str, *, frees_name: bool) -> RevokedCertificate:
+def _void(certificate: Certificate, reason: str, until: int, *, frees_name: bool) -> RevokedCertificate:
+    """`until` is for those that have expired: who is away for a while is to hear of them, too."""
+    has_expired = certificate.expires_at <= time.time()
     return RevokedCertificate(
         serial=certificate.serial,
         reason=reason,
-        expires_at=certificate.expires_at + GRACE,
+        expires_at=(until if has_expired else certificate.expires_at) + GRACE,
         owner=certificate.owner,
         key_id=certificate.key_id,
         frees_name=frees_name,

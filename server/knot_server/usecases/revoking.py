@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import asyncssh
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import CursorResult, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_keys.keyfiles import fingerprint, parse_public_key
@@ -78,7 +78,10 @@ class Revoking:
         self._audit = audit
 
     async def certificate(self, actor: Actor, serial: int, reason: str, *, user: Owner | None = None) -> Voided:
-        """One certificate, of an agent, a host or a person; raises Forbidden, or NotFound unless it is good and theirs."""
+        """One certificate, of an agent, a host or a person, perhaps one that has expired while what it opened goes on.
+
+        Raises Forbidden, or NotFound unless it is known, not void yet and theirs.
+        """
         owner = _owner(actor, user)
         if serial > SERIAL_MAX:
             raise _no_certificate(actor, owner, serial)
@@ -134,12 +137,12 @@ class Revoking:
         owners = None if actor.admin and user is None else {str(_owner(actor, user))}
         async with self._database.writing() as session:
             await check_current(session, actor)
-            certified = select(Certificate.owner).where(Certificate.fingerprint == shown, Certificate.expires_at > time.time())
+            certified = select(Certificate.owner).where(Certificate.fingerprint == shown)
             spaces = [space for space in await _enrolled(session, shown) if owners is None or space.owner in owners]
             holders = {owner for owner in await session.scalars(certified) if owners is None or owner in owners}
             holders |= {space.owner for space in spaces}
             if not holders:
-                raise NotFound(f"the key {shown} is not enrolled, and no certificate that is good is for it")
+                raise NotFound(f"the key {shown} is not enrolled, and no certificate was made for it lately")
             voided = Voided()
             for owner in sorted(holders):
                 voided = _sum(voided, await self._bar(session, Owner(owner), shown, reason))
@@ -169,9 +172,7 @@ class Revoking:
         own = Certificate.space_id == space.id
         certificates = await self._revocations.record(session, own, space.enrolled_key, reason, owner=space.owner)
         keys, space.enrolled_key = int(space.enrolled_key is not None), None
-        unused = update(JoinToken).where(JoinToken.space_id == space.id, JoinToken.uses_left > 0, JoinToken.expires_at > _now())
-        voided = await _count(session, unused.values(expires_at=_now())) if tokens else 0
-        return Voided(certificates, keys, voided)
+        return Voided(certificates, keys, await _void_tokens(session, space) if tokens else 0)
 
     async def _bar(self, session: AsyncSession, owner: Owner, key: str, reason: str) -> Voided:
         """Void this owner's certificates for a key, and certify it no more for them."""
@@ -273,6 +274,16 @@ async def _enrolled(session: AsyncSession, shown: str) -> list[Space]:
     """The spaces whose enrolled key this is."""
     spaces = await session.scalars(select(Space).where(Space.enrolled_key.is_not(None)))
     return [space for space in spaces if space.enrolled_key and fingerprint(parse_public_key(space.enrolled_key)) == shown]
+
+
+async def _void_tokens(session: AsyncSession, space: Space) -> int:
+    """End a space's join tokens that may still be used, row by row, so that the journal hears of each; gives how many."""
+    now = _now()
+    usable = select(JoinToken).where(JoinToken.space_id == space.id, JoinToken.uses_left > 0, JoinToken.expires_at > now)
+    tokens = list(await session.scalars(usable))
+    for token in tokens:
+        token.expires_at = now
+    return len(tokens)
 
 
 async def _count(session: AsyncSession, statement: object) -> int:

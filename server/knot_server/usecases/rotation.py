@@ -26,7 +26,7 @@ from knot_keys.keyring import DUE, KeyRing, Phase, Step
 from knot_server.actor import Actor
 from knot_server.roster import Roster
 from knot_server.store.database import Database
-from knot_server.usecases.audit import Audit, Event
+from knot_server.usecases.audit import Audit, Event, Value
 from knot_server.usecases.dependents import (
     Dependents,
     certificates_by,
@@ -35,7 +35,8 @@ from knot_server.usecases.dependents import (
     tokens_without,
 )
 from knot_server.usecases.enrolment import Enrolment
-from knot_ssh.errors import Forbidden, StillInUse
+from knot_server.usecases.lookup import check_current
+from knot_ssh.errors import Forbidden, StillInUse, StoreUnavailable
 from knot_ssh.names import SpaceName
 
 log = structlog.get_logger(__name__)
@@ -95,33 +96,40 @@ class Rotations:
         _administrators_only(actor)
         async with self._stepping:
             ring = self._rings[what]
+            before = ring.phase
+            try:
+                await self._step(actor, what, step, force=force)
+            finally:
+                if ring.phase is not before:  # also where it could not be recorded: the files have changed
+                    log.info("rotated", what=str(what), step=str(step), phase=str(ring.phase), forced=force)
+                    for listener in self.on_change:
+                        listener()
+                    await self._tell()
+            async with self._database.reading() as session:
+                return await self._standing(session, what)
+
+    async def _step(self, actor: Actor, what: What, step: Step, *, force: bool) -> None:
+        """Take it and record it, with the keys that were trusted until then. Raises as `take` does; where the store fails once
+        the files have changed it is recorded later."""
+        ring = self._rings[what]
+        before = ring.phase
+        told: dict[str, Value] = {"what": str(what), "step": str(step), "force": force}
+        try:
             async with self._database.writing() as session:
+                await check_current(session, actor)
                 ring.check(step)
                 left = await self._dependents(session, what)
                 if left and not force:
                     raise StillInUse(_refusal(what, step, left))
-                self._record(session, actor, what, step, force, left)
+                told["keys"] = [fingerprint(key) for key in ring.keys.trusted]
+                told["left_behind"] = list(map(str, left))
+                self._audit.record(session, Event.ROTATED, actor, owner=None, space_id=None, **told)
                 await session.flush()
                 ring.take(step, distrust=force and step is Step.RETIRE)
-            log.info("rotated", what=str(what), step=str(step), phase=str(ring.phase), forced=force)
-            for listener in self.on_change:
-                listener()
-            await self._tell()
-            async with self._database.reading() as session:
-                return await self._standing(session, what)
-
-    def _record(self, session: AsyncSession, actor: Actor, what: What, step: Step, force: bool, left: list[Dependents]) -> None:
-        """Before the step: the keys are those that were trusted until then."""
-        self._audit.record(
-            session,
-            Event.ROTATED,
-            actor,
-            what=str(what),
-            step=str(step),
-            force=force,
-            keys=[fingerprint(key) for key in self._rings[what].keys.trusted],
-            left_behind=list(map(str, left)),
-        )
+        except StoreUnavailable:
+            if ring.phase is not before:
+                self._audit.note(Event.ROTATED, actor, owner=None, space_id=None, **told)
+            raise
 
     async def _tell(self) -> None:
         """Tell every connected agent whom to trust now."""

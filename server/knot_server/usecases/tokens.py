@@ -142,6 +142,7 @@ class Tokens:
     async def revoke(self, actor: Actor, reference: str) -> None:
         """End a token, by its id or one's own by its name: the next request that shows it is refused. Raises NotFound."""
         async with self._database.writing() as session:
+            await check_current(session, actor)
             row = await _find(session, actor, reference)
             self._audit.record(session, Event.TOKEN_REVOKED, actor, **_told(row))
             await session.delete(row)

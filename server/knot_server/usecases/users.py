@@ -76,6 +76,7 @@ class Users:
         if name == actor.owner:
             raise Conflict("you cannot delete yourself")
         async with self._database.writing() as session:
+            await check_current(session, actor)
             user = await session.get(User, str(name))
             if user is None:
                 raise NotFound(f"there is no user {name!r}")

@@ -13,6 +13,7 @@ from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import fingerprint, new_key, public_line
 from knot_keys.possession import for_host_key, prove
 from knot_keys.revocation import NOTHING_REVOKED, RevocationList
+from knot_server.usecases import enrolment
 from knot_server.usecases.spaces import drop_old_tokens
 from knot_ssh.errors import BadInput, Conflict, JoinRefused, KeyRefused
 from knot_ssh.names import Owner, SpaceId, Zone
@@ -428,6 +429,28 @@ async def test_ca_key_of_a_person(world: World) -> None:
     with pytest.raises(BadInput, match=r"^public_key: that key cannot be certified: a CA's key"):
         await world.enrolment.certify_person(ALICE, world.authority.user_ca, None)
     assert world.serials(ALICE) == set()
+
+
+@pytest.mark.parametrize("whose", ["AGENT", "PERSON"])
+async def test_certificates_have_an_end(world: World, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has certificates made without end; when some have expired there are others."""
+    monkeypatch.setattr(enrolment, f"{whose}_CERTIFICATES_MAX", 3)
+    space, token = await world.invited(ALICE, "backend")
+    key, host_key = a_key(), a_host_key()
+    await world.enrolment.redeem(token.id, key)
+
+    async def certify() -> None:
+        if whose == "AGENT":
+            await world.certified(space, key, host_key)
+        else:
+            await world.enrolment.certify_person(ALICE, public_line(key), None)
+
+    for _ in range(3):
+        await certify()
+    with pytest.raises(Conflict, match="3 certificates"):
+        await certify()
+    world.sql("UPDATE certificates SET expires_at = 1")
+    await certify()
 
 
 async def test_revoked_person_is_not_certified(world: World) -> None:

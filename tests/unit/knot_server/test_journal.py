@@ -21,6 +21,7 @@ from knot_server.store.schema import BarredKey
 from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
+from knot_server.usecases.spaces import TOKEN_LIFETIME
 from knot_ssh.errors import BadInput, JoinRefused, KnotError, LooseFile, StoreUnavailable
 from tests.support.noroom import no_room
 from tests.unit.knot_server.conftest import ALICE, World
@@ -215,3 +216,30 @@ async def test_void_key_is_remembered_as_long_as_copies_are_kept(world: World) -
     [kept] = [entry for entry in Journal.open(world.folder).entries if isinstance(entry, VoidKey)]
     assert kept.fingerprint == fingerprint(key)
     assert kept.until > NOW + BACKUP_AGE
+
+
+async def test_void_join_token_stays_so(world: World) -> None:
+    """A join token that was revoked since the copy enrols nobody, also a reusable one that had a month left."""
+    space, token = await world.invited(ALICE, "backend", reusable=True)
+    backup = Backup(world)
+    await world.revoking.space(ALICE, space.id, "leaked")
+    async with backup.put_back():
+        with pytest.raises(JoinRefused, match="has expired"):
+            await world.enrolment.redeem(token.id, a_key())
+
+
+async def test_key_that_was_enrolled_again_stays_enrolled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key may be enrolled again, once its revocation has run out, and stays so when the token has run out as well: an
+    sshd's registration key, for instance, which the script keeps."""
+    space, token = await world.invited(ALICE, "backend")
+    key = a_key()
+    await world.enrolment.redeem(token.id, key)
+    await world.revoking.space(ALICE, space.id, "")
+    world.sql("UPDATE revoked_keys SET expires_at = 1")
+    await world.revocations.refresh()
+    await world.enrolment.redeem((await world.token(ALICE, space)).id, key)
+    await world.database.close()
+    monkeypatch.setattr(time, "time", lambda: NOW + TOKEN_LIFETIME + 60.0)
+    await (await Database.open(world.folder)).close()
+    [(line,)] = world.sql("SELECT enrolled_key FROM spaces WHERE id = ?", space.id)
+    assert line == public_line(key)

@@ -8,13 +8,25 @@ import time
 
 import pytest
 
+from knot_keys.certificates import LIFETIME
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import fingerprint, new_key, public_line
 from knot_server.actor import Actor, Grant, Scope
 from knot_server.store.schema import Space
+from knot_server.usecases import revocation
 from knot_server.usecases.revocation import GRACE, PART, WHOLE_MAX, split
 from knot_server.usecases.revoking import Voided
-from knot_ssh.errors import BadInput, Conflict, Forbidden, JoinRefused, KeyRefused, KnotError, NotAuthenticated, NotFound
+from knot_ssh.errors import (
+    BadInput,
+    Conflict,
+    Forbidden,
+    JoinRefused,
+    KeyRefused,
+    KnotError,
+    NotAuthenticated,
+    NotFound,
+    StoreUnavailable,
+)
 from knot_ssh.names import Owner, SpaceName
 from knot_ssh.rpc import LINE_LIMIT
 from knot_ssh.wire import ForwardRequest, Revoked
@@ -343,3 +355,63 @@ async def test_what_has_run_out_is_told_no_more(scene: Scene) -> None:
     await scene.revoking.certificate(ALICE, serial, "")
     assert scene.void == {serial}
     assert [entry.what for entry in await scene.revoking.listing(ROOT)] == [str(serial)]
+
+
+# What has expired
+
+
+def expire(world: World, seconds: int) -> None:
+    """As if all certificates had been made so much earlier that they expired so many seconds ago."""
+    world.sql("UPDATE certificates SET expires_at = ?", int(time.time()) - seconds)
+
+
+@pytest.mark.parametrize("by", ["serial", "key", "user"])
+async def test_expired_certificate_is_void_as_well(scene: Scene, by: str) -> None:
+    """What a person opened goes on when the certificate has expired, and can still be ended: agents hear of the serial, for as
+    long as of any other."""
+    [serial] = scene.serials("person")
+    expire(scene.world, 3 * 3600)
+    if by == "serial":
+        await scene.revoking.certificate(ALICE, serial, "")
+    elif by == "key":
+        await scene.revoking.key(ALICE, fingerprint(LAPTOP), "")
+    else:
+        await scene.revoking.user(ROOT, ALICE.owner, "")
+    assert serial in scene.void
+    [until] = [entry.until for entry in await scene.revoking.listing(ROOT) if entry.what == str(serial)]
+    assert until is not None
+    assert until > time.time() + LIFETIME
+
+
+async def test_expired_certificates_are_dropped_in_the_end(scene: Scene) -> None:
+    """Those of spaces after a day, those of people after a month."""
+    left = {}
+    for days in (0.9, 1.1, 29, 31):
+        expire(scene.world, int(days * 24 * 3600))
+        await scene.world.revocations.load()
+        left[days] = [kind for kind in ("agent", "host", "person") if scene.serials(kind)]
+    assert left == {0.9: ["agent", "host", "person"], 1.1: ["person"], 29: ["person"], 31: []}
+
+
+# A store that fails
+
+
+async def test_takes_effect_when_the_store_answers_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was stored takes effect though the store fails right then: by itself, for who asks again hears that it is void."""
+    monkeypatch.setattr(revocation, "AGAIN", 0.01)
+    [serial] = scene.serials("person")
+    read = scene.world.database.reading
+    answers = iter([False, False])
+
+    def reading() -> object:
+        if next(answers, True):
+            return read()
+        raise StoreUnavailable
+
+    monkeypatch.setattr(scene.world.database, "reading", reading)
+    async with scene.world.running(scene.space) as agent:
+        with pytest.raises(StoreUnavailable):
+            await scene.revoking.certificate(ALICE, serial, "leaked")
+        assert scene.void == set()
+        assert await agent.hears(1) == [str(serial)]
+        assert scene.void == {serial}

@@ -18,7 +18,7 @@ from knot_server.roster import Present
 from knot_server.store.schema import Space
 from knot_server.usecases.hostkeys import HostKeys
 from knot_server.usecases.rotation import Rotations, What
-from knot_ssh.errors import Conflict, Forbidden, NotFound, NotRunning, StillInUse
+from knot_ssh.errors import Conflict, Forbidden, NotFound, NotRunning, StillInUse, StoreUnavailable
 from knot_ssh.rpc import Method
 from knot_ssh.wire import HostKey, Membership, Nothing
 from tests.unit.conversations import conversation
@@ -201,6 +201,28 @@ async def test_every_step_is_recorded(scene: Scene) -> None:
         ("root", "host-ca", "activate", True),
     ]
     assert "alice/backend" in found[1][1]["left_behind"][0]
+
+
+@pytest.mark.parametrize("what", CAS)
+async def test_takes_effect_though_it_is_not_recorded(scene: Scene, what: What, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the store fails when the files have changed, everybody goes by the files, and the record hears of it later."""
+    for step in (Step.PREPARE, Step.ACTIVATE):
+        await scene.take(what, step, force=True)
+    changes: list[Phase] = []
+    scene.rotations.on_change.append(lambda: changes.append(scene.world.authority.users.phase))
+    keep = scene.world.database._journal.keep
+
+    async def fails(_entries: object) -> None:
+        monkeypatch.setattr(scene.world.database._journal, "keep", keep)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(scene.world.database._journal, "keep", fails)
+    with pytest.raises(StoreUnavailable):
+        await scene.take(what, Step.RETIRE, force=True)
+    assert len(changes) == 1
+    await scene.world.audit.flush()
+    *_, (last,) = scene.world.sql("SELECT fields FROM audit WHERE event = 'rotated' ORDER BY id")
+    assert {"what": str(what), "step": "retire", "force": True}.items() <= json.loads(str(last)).items()
 
 
 async def test_only_known_cas_are_noted(scene: Scene) -> None:

@@ -74,6 +74,14 @@ async def test_certificates_of_others(agent: Agent) -> None:
         assert record.keys().isdisjoint({"key_id", "source_id"})
 
 
+async def test_certificates_of_hosts(agent: Agent) -> None:
+    """Nobody logs in with a host's certificate, so that none is whose: an agent cannot have its owner named by its own."""
+    await serial(agent.world, ALICE, "frontend")
+    for (number,) in agent.world.sql("SELECT serial FROM certificates WHERE key_id LIKE 'host/%'"):
+        [record] = await agent.says(LinkSeen(serial=str(number), mode="direct", address="10.0.0.9"))
+        assert record["actor"] == "a stranger"
+
+
 async def test_who_is_refused_a_channel(agent: Agent) -> None:
     """Who is refused a channel has logged in, and is named; who is refused a login has only shown a certificate."""
     _, own = await serial(agent.world, ALICE, "frontend")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,8 @@ from knot_server.actor import Actor, Grant, Scope
 from knot_server.usecases.audit import Event
 from knot_server.usecases.tokens import KEPT, TOKENS_MAX, USED_PAUSE, Wanted
 from knot_ssh.errors import BadInput, Conflict, Forbidden, NameTaken, NotAuthenticated, NotFound
-from knot_ssh.names import SpaceId, SpaceName, TokenName, Zone
+from knot_ssh.names import Port, SpaceId, SpaceName, TokenName, Zone
+from knot_ssh.wire import ApplyRequest, ForwardRequest, StopRequest
 from tests.unit.knot_server.conftest import ALICE, BOB, ROOT, World
 
 CI = TokenName("ci")
@@ -219,6 +221,34 @@ async def test_others_tokens_are_out_of_reach(world: World) -> None:
     await world.tokens.revoke(ROOT, view.row.id)
     with pytest.raises(NotAuthenticated):
         await world.tokens.authenticate(token)
+
+
+FORWARD = ForwardRequest(local_port=Port(8080), space="two", remote_port=Port(80), persistent=True, force=True)
+Change = Callable[[World, Actor], Awaitable[object]]
+CHANGES: dict[str, Change] = {
+    "forward": lambda world, actor: world.forwarding.forward(actor, "one", FORWARD),
+    "apply": lambda world, actor: world.forwarding.apply(actor, "one", ApplyRequest(forwards=[FORWARD])),
+    "stop": lambda world, actor: world.forwarding.stop(actor, "one", StopRequest(local_port=FORWARD.local_port)),
+    "rename": lambda world, actor: world.renaming.rename(actor, "one", SpaceName("three")),
+    "delete": lambda world, actor: world.spaces.delete(actor, "one"),
+    "delete a user": lambda world, actor: world.users.delete(actor, BOB.owner),
+    "revoke a token": lambda world, actor: world.tokens.revoke(actor, "first"),
+    "revoke a space": lambda world, actor: world.revoking.space(actor, "one", ""),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+async def test_token_that_is_revoked_meanwhile(world: World, change: Change) -> None:
+    """Who calls is asked before the body of a request is read, which may come slowly: a token that was revoked since changes
+    nothing more."""
+    for name in ("one", "two"):
+        await world.space(ROOT, name)
+    actor = await holder(world, ROOT)
+    await world.tokens.revoke(ROOT, str(CI))
+    before = events(world)
+    with pytest.raises(NotAuthenticated):
+        await change(world, actor)
+    assert events(world) == before
 
 
 async def test_use_is_noted_once_in_a_while(world: World) -> None:
