@@ -36,7 +36,8 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records in their order, and the id behind which the next ones come."""
+    """Records in their order, and the id behind which the next ones come: less than was asked for where an older copy of the
+    store was put back."""
 
     records: list[dict[str, Any]]
     last: int
@@ -52,7 +53,7 @@ async def read_audit(database: Database, actor: Actor, wanted: Wanted) -> Page:
         rows = (await session.execute(_question(conditions, wanted))).all()
     records = [_told(record, name) for record, name in (rows if wanted.after is not None else reversed(rows))]
     whole = len(records) < wanted.limit or wanted.after is None
-    return Page(records, max(last, wanted.after or 0) if whole else records[-1]["id"])
+    return Page(records, last if whole else records[-1]["id"])
 
 
 def _question(conditions: list[ColumnElement[bool]], wanted: Wanted) -> Select[AuditRecord, str]:

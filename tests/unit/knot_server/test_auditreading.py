@@ -81,6 +81,8 @@ async def test_pages(world: World, spaces: tuple[Space, Space]) -> None:
     assert newest.last == whole.last
     none = await page(world, ALICE, events=[Event.ROTATED], after=3)
     assert (none.records, none.last) == ([], whole.last)
+    ahead = await page(world, ALICE, after=whole.last + 1000)  # of a store whose place an older one has taken
+    assert (ahead.records, ahead.last) == ([], whole.last)
 
 
 async def test_moments(world: World) -> None:
