@@ -451,3 +451,18 @@ async def test_many_orders_share_a_round(scene: Scene, monkeypatch: pytest.Monke
     async with scene.world.running(scene.space):
         await asyncio.gather(*map(revoke, serials))
     assert len(rounds) < len(serials) / 2
+
+
+# A host key that leaked
+
+
+async def test_leaked_host_key_takes_its_own_order(scene: Scene) -> None:
+    """An agent keeps its host key when it joins again, and anybody sees its certificate: the key itself has to be revoked."""
+    await scene.revoking.space(ALICE, scene.space.id, "leaked")
+    key, token = new_key("agent"), await scene.world.token(ALICE, scene.space)
+    await scene.world.enrolment.redeem(token.id, key)
+    await scene.world.certified(scene.space, key, HOST)
+    await scene.revoking.key(ALICE, public_line(HOST), "leaked")
+    with pytest.raises(KnotError, match="host key was revoked"):
+        await scene.world.certified(scene.space, key, HOST)
+    await scene.world.certified(scene.space, key, new_key("another host"))
