@@ -27,7 +27,7 @@ from knot_agent.revoked import RevokedView
 from knot_agent.settings import DEFAULT_LISTEN, AgentSettings
 from knot_agent.settingsfile import SettingsFile
 from knot_agent.witness import Witness
-from knot_keys.connections import HostRefused
+from knot_keys.connections import WrongHost
 from knot_keys.jointoken import JoinToken
 from knot_ssh import __version__
 from knot_ssh.addresses import Address
@@ -358,7 +358,7 @@ async def _membership(plane: DataPlane, home: Home, hub: Address, token: JoinTok
     return await until_done(
         attempt,
         lambda reason: log.warning("hub not reachable, trying again", reason=reason),
-        final=(JoinRefused, HostRefused, LooseFile),
+        final=(JoinRefused, WrongHost, LooseFile),
     )
 
 

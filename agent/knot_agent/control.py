@@ -17,7 +17,7 @@ from knot_agent.clock import Clock
 from knot_agent.credentials import Credentials
 from knot_agent.home import Home
 from knot_keys.certificates import UNKNOWN_CA, check_client, check_endpoint, check_hub, read_certificate
-from knot_keys.connections import ClientConnection, ForwardedFrom, HostRefused, close, connect
+from knot_keys.connections import ClientConnection, ForwardedFrom, WrongHost, close, connect
 from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, prove
 from knot_keys.revocation import RevocationList
@@ -170,7 +170,7 @@ class ControlLink:
             )
         except asyncssh.PermissionDenied:
             raise KeyRefused from None
-        except HostRefused as error:
+        except WrongHost as error:
             raise Unavailable(f"{error}{MISSED if str(error).endswith(UNKNOWN_CA) else ''}") from None
 
     async def _converse(self, connection: ClientConnection) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import asyncssh
 
 from knot_keys.certificates import UNKNOWN_CA, check_hub
-from knot_keys.connections import HostRefused, close, connect
+from knot_keys.connections import WrongHost, close, connect
 from knot_keys.jointoken import JoinToken
 from knot_keys.keyfiles import public_line
 from knot_keys.possession import for_joining, prove
@@ -23,13 +23,13 @@ OLD_TOKEN = ". Where this is our hub, its CA was changed since the token was mad
 
 
 async def join(plane: DataPlane, hub: Address, token: JoinToken, key: asyncssh.SSHKey) -> Membership:
-    """Enrol the key. Raises JoinRefused (the token is no good), HostRefused (not the token's hub) or Unavailable."""
+    """Enrol the key. Raises JoinRefused (the token is no good), WrongHost (not the token's hub) or Unavailable."""
     try:
         connection = await connect(plane, hub, JOIN_LOGIN, lambda shown: check_hub(shown, token.host_cas), password=str(token))
     except asyncssh.PermissionDenied:
         raise JoinRefused("the hub does not know that join token; make a new one with `knot space token NAME`") from None
-    except HostRefused as error:
-        raise HostRefused(f"{error}{OLD_TOKEN if str(error).endswith(UNKNOWN_CA) else ''}") from None
+    except WrongHost as error:
+        raise WrongHost(f"{error}{OLD_TOKEN if str(error).endswith(UNKNOWN_CA) else ''}") from None
     tasks = Tasks()
     try:
         stdin, stdout, _ = await connection.open_session(subsystem=JOIN_SUBSYSTEM, encoding=None)

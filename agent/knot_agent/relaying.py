@@ -17,7 +17,7 @@ import asyncssh
 
 from knot_agent.credentials import Credentials
 from knot_keys.certificates import check_hub
-from knot_keys.connections import ClientConnection, HostRefused, close, connect
+from knot_keys.connections import ClientConnection, WrongHost, close, connect
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
 from knot_ssh.dataplane.counters import Tally
@@ -157,7 +157,7 @@ class Relay:
             )
         except asyncssh.PermissionDenied:
             raise Unavailable("relay: the hub refused our certificate") from None
-        except HostRefused as error:
+        except WrongHost as error:
             raise Unavailable(f"relay: {error}") from None
 
     async def _keep(self, connection: ClientConnection) -> None:

@@ -263,7 +263,7 @@ ForwardedFrom = Callable[["ClientConnection"], tuple[Channel, Any]]
 """Gives the channel that the server wants to open to us, and its Opening; asyncssh.ChannelOpenError refuses it."""
 
 
-class HostRefused(KnotError):
+class WrongHost(KnotError):
     """The machine that answered is not the one we want."""
 
     code = "wrong_host"
@@ -330,7 +330,7 @@ async def connect(
 ) -> ClientConnection:
     """Dial, check the host, log in.
 
-    Raises Unavailable (nobody answers), HostRefused (somebody else answers) or asyncssh.PermissionDenied (not let in).
+    Raises Unavailable (nobody answers), WrongHost (somebody else answers) or asyncssh.PermissionDenied (not let in).
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -414,7 +414,7 @@ def _translated(error: BaseException, where: str, connection: ClientConnection) 
         return error
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         hint = " (or this machine's clock is wrong)" if connection.refusal in OUT_OF_TIME else ""
-        return HostRefused(f"{where} is not the host we want: {connection.refusal}{hint}")
+        return WrongHost(f"{where} is not the host we want: {connection.refusal}{hint}")
     if isinstance(error, asyncssh.Error):
         greeted = connection.get_extra_info("server_version")
         return Unavailable(f"{where}: {printable(error.reason) if greeted else 'no SSH server answers there'}")

@@ -21,7 +21,7 @@ from asyncssh.packet import Boolean, String
 from asyncssh.public_key import SSHOpenSSHCertificate
 
 from knot_keys.certificates import check_endpoint, check_hub, read_certificate
-from knot_keys.connections import HostCheck, HostRefused, connect
+from knot_keys.connections import HostCheck, WrongHost, connect
 from knot_keys.keyfiles import load_key, parse_public_key
 from knot_keys.revocation import NOTHING_REVOKED
 from knot_ssh.addresses import Address
@@ -190,7 +190,7 @@ async def test_client_certificate_as_host(pair: Pair, figure: Figure, whom: str)
     }
     with showing(key, certificate) as address:
         async with asyncio.timeout(10):
-            with pytest.raises(HostRefused, match="wrong kind of certificate") as refused:
+            with pytest.raises(WrongHost, match="wrong kind of certificate") as refused:
                 await connect(stock_plane(), address, "knot", checks[whom])
     figure(str(refused.value).rpartition(": ")[2])
 

@@ -17,7 +17,7 @@ from asyncssh.packet import SSHPacket
 from knot_agent import relaying as module
 from knot_agent.credentials import Credentials
 from knot_agent.relaying import Inlet, Relay
-from knot_keys.connections import ClientConnection, Credential, HostRefused
+from knot_keys.connections import ClientConnection, Credential, WrongHost
 from knot_keys.keyfiles import new_key
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel, Opening
@@ -156,7 +156,7 @@ async def test_hub_is_lost(plane: DataPlane, office: Office, monkeypatch: pytest
     ("error", "reason"),
     [
         (asyncssh.PermissionDenied("no"), "the hub refused our certificate"),
-        (HostRefused("that is not the host we want"), "that is not the host we want"),
+        (WrongHost("that is not the host we want"), "that is not the host we want"),
         (Unavailable("nobody is there"), "nobody is there"),
     ],
 )

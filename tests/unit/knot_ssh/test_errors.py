@@ -10,7 +10,7 @@ from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, NotRunning,
 
 DEFINED_ELSEWHERE = (
     knot_keys.certificates.CertificateRefused,
-    knot_keys.connections.HostRefused,
+    knot_keys.connections.WrongHost,
 )
 
 
