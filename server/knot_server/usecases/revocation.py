@@ -23,6 +23,7 @@ from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, RevokedCertificate, RevokedKey
 from knot_server.usecases.audit import Audit
+from knot_ssh.buckets import Bucket, Pace
 from knot_ssh.errors import KnotError, StoreUnavailable
 from knot_ssh.names import Owner, SpaceId
 from knot_ssh.tasks import Tasks
@@ -38,6 +39,9 @@ HOUR, DAY = 3600, 24 * 3600
 OF_SPACES, OF_PEOPLE = DAY, 30 * DAY
 """Seconds for which a certificate that has expired is known, of a space or a person: what was opened by it may go on, and may
 have to be ended. What an agent opened ends with its enrolled key, however old it is; a person has none."""
+ROUNDS = Pace(burst=20, rate=2)
+"""How often all agents are told. Each time takes the server a quarter of a millisecond for each of them, so that whoever
+revokes without end would have it do nothing else."""
 AGAIN = 1.0
 """Seconds until the store is asked again for a list that was changed, and has to take effect."""
 PART = 20_000
@@ -61,11 +65,18 @@ class Revocations:
         self._making = asyncio.Lock()
         self.on_change: list[Callable[[], None]] = []
         self._tasks = Tasks()
+        self._version, self._version_told = 0, 0
+        self._told = self.current
+        """What every agent has been told."""
+        self._rounds = Bucket(ROUNDS.rate, ROUNDS.burst, time.monotonic())
+        self._turn = asyncio.Lock()
+        self._telling: asyncio.Future[list[int]] | None = None
 
     async def load(self) -> None:
         """Read the list at start, dropping what has run out."""
         await self._drop_old()
         await self.refresh()
+        self._told, self._version_told = self.current, self._version
 
     async def run(self) -> None:
         """Drop what has run out, now and then, until cancelled."""
@@ -109,16 +120,18 @@ class Revocations:
             await session.merge(RevokedKey(fingerprint=key, reason=reason, expires_at=expires_at, owner=str(owner)))
         return len(voided)
 
-    async def refresh(self) -> Revoked:
-        """Decide by what is committed from now on; gives what an agent that knew the list before has to be told."""
+    async def refresh(self) -> None:
+        """Decide by what is committed from now on."""
         now = int(time.time())
         async with self._refreshing, self._database.reading() as session:
             serials: Iterable[int] = await session.scalars(
                 select(RevokedCertificate.serial).where(RevokedCertificate.expires_at > now)
             )
             keys: Iterable[str] = await session.scalars(select(RevokedKey.fingerprint).where(RevokedKey.expires_at > now))
-            before, self.current = self.current, RevocationList.of(serials, keys)
-            return _news(before, self.current)
+            found = RevocationList.of(serials, keys)
+            if found != self.current:
+                self.current = found
+                self._version += 1
 
     async def publish(self, space_ids: Sequence[SpaceId], reason: str) -> int:
         """Make what was recorded take effect: decide by it, end what the hub carries by it, tell every agent, and dismiss those
@@ -128,28 +141,42 @@ class Revocations:
         of others. Where the store does not answer it takes effect as soon as that does; raises StoreUnavailable then.
         """
         try:
-            news = await self.refresh()
+            await self.refresh()
         except StoreUnavailable:
             self._tasks.start(self._publish_later(space_ids, reason))
             raise
-        return await self._spread(news, space_ids, reason)
+        return await self._spread(space_ids, reason)
 
     async def _publish_later(self, space_ids: Sequence[SpaceId], reason: str) -> None:
-        news = None
-        while news is None:
+        while True:
             await asyncio.sleep(AGAIN)
             with contextlib.suppress(StoreUnavailable):
-                news = await self.refresh()
-        await self._spread(news, space_ids, reason)
+                await self.refresh()
+                break
+        await self._spread(space_ids, reason)
 
-    async def _spread(self, news: Revoked, space_ids: Sequence[SpaceId], reason: str) -> int:
+    async def _spread(self, space_ids: Sequence[SpaceId], reason: str) -> int:
         for listener in self.on_change:
             listener()
         leaving = [agent for agent in map(self._roster.get, space_ids) if agent]
         farewells = [self._roster.dismiss(agent, reason) for agent in leaving]
-        told = asyncio.gather(*(self._roster.tell("keys.revoked", part) for part in split(news)))
+        told = asyncio.ensure_future(self._tell())
         await asyncio.gather(told, *farewells)
-        return min(told.result())
+        return told.result()
+
+    async def _tell(self) -> int:
+        """Have every agent told of the present list, if they were not; gives how many were. When it is not the time for it yet,
+        all who wait share one round."""
+        mine = self._version
+        async with self._turn:
+            is_news = self._version_told < mine
+            if is_news:
+                await asyncio.sleep(self._rounds.take(time.monotonic()) if len(self._roster) else 0)
+                news = _news(self._told, self.current)
+                self._told, self._version_told = self.current, self._version
+                self._telling = asyncio.gather(*(self._roster.tell("keys.revoked", part) for part in split(news)))
+        counts = await asyncio.shield(self._telling) if self._telling else []
+        return min(counts, default=0) if is_news else len(self._roster)
 
     async def krl(self) -> bytes:
         """The list as OpenSSH reads it, made when it is first asked for; raises KrlUnavailable."""

@@ -22,7 +22,7 @@ from knot_server.usecases.audit import Audit
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.revocation import Revocations
 from knot_server.usecases.spaces import TOKEN_LIFETIME
-from knot_ssh.errors import BadInput, JoinRefused, KnotError, LooseFile, StoreUnavailable
+from knot_ssh.errors import Conflict, JoinRefused, KnotError, LooseFile, StoreUnavailable
 from tests.support.noroom import no_room
 from tests.unit.knot_server.conftest import ALICE, World
 from tests.unit.knot_server.test_enrolment import a_host_key, a_key
@@ -133,7 +133,7 @@ async def test_barred_key_stays_so(world: World) -> None:
     async with world.database.writing() as session:
         session.add(BarredKey(owner=str(ALICE.owner), fingerprint=fingerprint(key), reason="lost"))
     async with backup.put_back():
-        with pytest.raises(BadInput):
+        with pytest.raises(Conflict):
             await world.enrolment.certify_person(ALICE, public_line(key), None)
 
 

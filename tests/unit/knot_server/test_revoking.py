@@ -16,6 +16,7 @@ from knot_server.store.schema import Space
 from knot_server.usecases import revocation
 from knot_server.usecases.revocation import GRACE, PART, WHOLE_MAX, split
 from knot_server.usecases.revoking import Voided
+from knot_ssh.buckets import Bucket
 from knot_ssh.errors import (
     BadInput,
     Conflict,
@@ -338,7 +339,7 @@ async def test_agents_are_told_what_is_new(scene: Scene) -> None:
     until = int(time.time()) + 1000
     rows = ", ".join(f"({number}, '', {until})" for number in range(WHOLE_MAX + 1))
     scene.world.sql(f"INSERT INTO revoked_certificates (serial, reason, expires_at) VALUES {rows}")
-    await scene.world.revocations.refresh()
+    await scene.world.revocations.load()
     [serial] = scene.serials("person")
     other = await scene.world.space(ALICE, "near")
     async with scene.world.running(other) as agent:
@@ -415,3 +416,38 @@ async def test_takes_effect_when_the_store_answers_again(scene: Scene, monkeypat
         assert scene.void == set()
         assert await agent.hears(1) == [str(serial)]
         assert scene.void == {serial}
+
+
+# Who revokes without end
+
+
+async def test_agents_are_told_of_news_alone(scene: Scene) -> None:
+    """To revoke what is void already tells nobody anything."""
+    async with scene.world.running(scene.space) as agent:
+        [serial] = scene.serials("person")
+        await scene.revoking.certificate(ALICE, serial, "")
+        for _ in range(3):
+            assert (await scene.revoking.key(ALICE, fingerprint(LAPTOP), "")).agents_told == 1
+        assert await agent.hears(1) == [str(serial)]
+
+
+async def test_many_orders_share_a_round(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a pace all that is revoked meanwhile is told at once; each order is answered once its own was told."""
+    monkeypatch.setattr(scene.world.revocations, "_rounds", Bucket(10, 1, time.monotonic()))
+    serials = [await scene.certify_laptop() for _ in range(30)]
+    rounds = []
+    tell = scene.world.roster.tell
+
+    async def counted(method: str, message: Revoked) -> int:
+        rounds.append(set(message.serials))
+        return await tell(method, message)
+
+    monkeypatch.setattr(scene.world.roster, "tell", counted)
+
+    async def revoke(serial: int) -> None:
+        assert (await scene.revoking.certificate(ALICE, serial, "")).agents_told == 1
+        assert any(serial in told for told in rounds)
+
+    async with scene.world.running(scene.space):
+        await asyncio.gather(*map(revoke, serials))
+    assert len(rounds) < len(serials) / 2
