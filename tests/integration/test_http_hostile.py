@@ -172,17 +172,30 @@ def test_every_answer_says_how_to_take_it(system: System, request_: bytes) -> No
 def test_a_head_that_does_not_end(system: System) -> None:
     """Whoever sends a head byte by byte is told, and cut off, after so long in all; each byte makes it no longer."""
     begin = time.monotonic()
+    answer = dripped(system)
+    assert HEAD_TIME * 0.9 <= time.monotonic() - begin < HEAD_TIME + 5
+    if answer is None:  # a byte was on its way when the server hung up, and the reset took the answer with it (RFC 9112, 9.6)
+        answer = dripped(system)
+    assert answer is not None
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"too_slow"' in answer.replace(b" ", b"")[-200:]
+
+
+def dripped(system: System) -> bytes | None:
+    """The answer to a head that comes byte by byte; None where a reset has taken it away."""
     with connected(system) as sock:
         sock.settimeout(0.1)
         sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ")
-        answer = b""
-        while time.monotonic() - begin < PATIENCE and not answer:
-            with contextlib.suppress(TimeoutError):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            try:
                 sock.sendall(b"x")
-                answer = sock.recv(65536)
-    assert HEAD_TIME * 0.9 <= time.monotonic() - begin < HEAD_TIME + 5
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b'"code":"too_slow"' in answer.replace(b" ", b"")[-200:]
+                return sock.recv(65536)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return None
+    return b""
 
 
 def test_a_second_head_that_does_not_end(system: System) -> None:

@@ -17,7 +17,7 @@ from tests.support.fuzzing import FULL, bearer, fuzz, often, words
 from tests.support.ports import free_ports
 from tests.support.system import System, running_system
 
-EXAMPLES = 1000 if FULL else 20
+EXAMPLES = 1000 if FULL else 12
 LONG = pytest.mark.timeout(3600 if FULL else 300)
 METHODS = {
     "make_forward", "list_forwards", "stop_forward", "apply_forwards", "list_spaces", "create_space", "change_space",

@@ -14,6 +14,7 @@ import pytest
 from knot_keys.certificates import read_certificate
 from knot_keys.keyfiles import fingerprint
 from knot_ssh.errors import NotAuthenticated
+from tests.faults.beds import FULL
 from tests.support.couples import LIMIT, Couple, ended_after
 from tests.support.figures import Figure
 from tests.support.ledger import Ledger
@@ -73,11 +74,12 @@ def certified_key(certificate: Path) -> str:
 CERTIFICATES = ["source's certificate", "target's certificate"]
 ALL = [*CERTIFICATES, "source", "target", "source's key", "target's key", "target's host key", "user"]
 """The agents of the first two have other certificates made, for their keys are believed still."""
+CASES = list(itertools.product(ALL, PATHS)) if FULL else list(zip(ALL, itertools.cycle(PATHS)))
+"""Each on both paths, or each on one."""
 
 
 @pytest.mark.fault("revocation", "last byte within 2 s")
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("which", ALL)
+@pytest.mark.parametrize(("which", "path"), CASES)
 def test_live_streams_end(system: System, which: str, path: str, figure: Figure) -> None:
     """Streams that flow are cut on both sides within two seconds, and nothing new is served by what is void."""
     couple = Orders(system, path, f"owner-{next(_numbers)}")
