@@ -190,7 +190,9 @@ def dripped(system: System) -> bytes | None:
         while time.monotonic() < deadline:
             try:
                 sock.sendall(b"x")
-                return sock.recv(65536)
+                begun = sock.recv(65536)
+                sock.settimeout(PATIENCE)
+                return begun + answers(sock)
             except TimeoutError:
                 continue
             except ConnectionError:
