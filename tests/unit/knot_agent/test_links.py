@@ -20,7 +20,7 @@ from knot_agent.links import CONNECTING, Down, Link, Links, Up
 from knot_agent.relaying import Relay
 from knot_keys.certificates import CertificateRefused
 from knot_keys.connections import ClientConnection, Credential
-from knot_keys.keyfiles import fingerprint, new_key
+from knot_keys.keyfiles import fingerprint, new_key, public_line
 from knot_keys.revocation import RevocationList
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.channel import Channel
@@ -522,6 +522,19 @@ async def test_target_under_any_name(world: World, credentials: Credentials, off
     assert shown
     async with linked(world, credentials, CERTIFIED) as link:
         link._check(shown)
+
+
+async def test_host_ca_that_was_retired(world: World, credentials: Credentials, office: Office) -> None:
+    """A host certificate is taken while its CA is trusted, beside the next one; once that CA is retired, it is refused."""
+    shown, following = office.host(new_key("host"), 3600, time.time()).certificate, public_line(new_key("next host CA"))
+    assert shown
+    before = credentials.membership
+    async with linked(world, credentials, CERTIFIED) as link:
+        credentials.enter(before.model_copy(update={"host_cas": [following, *before.host_cas]}))
+        link._check(shown)
+        credentials.enter(before.model_copy(update={"host_cas": [following]}))
+        with pytest.raises(CertificateRefused, match="unknown CA"):
+            link._check(shown)
 
 
 @pytest.mark.parametrize("change", [{"id": SpaceId.new()}, {"owner": Owner("bob")}, {"zone": Zone("us")}])
