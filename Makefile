@@ -26,7 +26,7 @@ faults: $(STAMP)
 
 # Each threat of docs/security.md, played on the wire where there is a wire, with a verdict and a figure.
 threats: $(STAMP)
-	KNOT_FULL=1 $(BIN)/pytest -m threat $(ARGS)
+	$(BIN)/pytest -m threat $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -31,7 +31,7 @@ from tests.support.waiting import until
 
 OPENS = 10_000 if FULL else 3_000
 """Requests for channels."""
-REQUESTS = 200_000 if FULL else 15_000
+REQUESTS = 60_000 if FULL else 15_000
 """Requests of which each costs the victim an answer."""
 UNREAD = 400_000
 """Requests whose answers, 36 bytes each, are more than the kernel's buffers and BACKLOG (4 MiB) together."""
