@@ -16,11 +16,11 @@ from pydantic import BaseModel
 from knot_agent.clock import Clock
 from knot_agent.credentials import Credentials
 from knot_agent.home import Home
+from knot_agent.revoked import revocation_list
 from knot_keys.certificates import UNKNOWN_CA, check_client, check_endpoint, check_hub, read_certificate
 from knot_keys.connections import ClientConnection, ForwardedFrom, WrongHost, close, connect
 from knot_keys.keyfiles import fingerprint, parse_public_key, public_line
 from knot_keys.possession import for_host_key, prove
-from knot_keys.revocation import RevocationList
 from knot_ssh.addresses import Address
 from knot_ssh.dataplane.plane import DataPlane
 from knot_ssh.errors import KeyRefused, KnotError, Unavailable
@@ -277,8 +277,3 @@ class ControlLink:
 def _shown(cas: Sequence[str]) -> str:
     """Fingerprints, the one that signs first."""
     return ",".join(fingerprint(parse_public_key(ca)) for ca in cas)
-
-
-def revocation_list(revoked: Revoked) -> RevocationList:
-    """The hub's list as a value."""
-    return RevocationList.of(revoked.serials, revoked.keys)

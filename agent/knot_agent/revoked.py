@@ -85,7 +85,7 @@ class RevokedView:
         self._coming = NOTHING_REVOKED
         self._changed = asyncio.Event()
         self._freshness = Freshness(limit, remembered_age(memory.revoked_at, wall()), clock())
-        credentials.revoke(_list(memory.revoked))
+        credentials.revoke(revocation_list(memory.revoked))
         credentials.is_current = self.is_current
 
     def is_current(self) -> bool:
@@ -100,16 +100,16 @@ class RevokedView:
 
     def listed(self, part: Revoked) -> None:
         """Some of it; the welcome has the rest."""
-        self._coming |= _list(part)
+        self._coming |= revocation_list(part)
 
     def welcomed(self, rest: Revoked) -> None:
         """The list is complete."""
-        self._take(self._coming | _list(rest))
+        self._take(self._coming | revocation_list(rest))
 
     def heard(self, news: Revoked) -> None:
         """Something is revoked, perhaps while the list is on its way."""
-        self._coming |= _list(news)
-        self._take(_list(news) if news.whole else self._credentials.revoked | _list(news))
+        self._coming |= revocation_list(news)
+        self._take(revocation_list(news) if news.whole else self._credentials.revoked | revocation_list(news))
 
     def alive(self, is_alive: bool, quiet: float) -> None:
         """Whether the hub can be heard now, after its welcome; `quiet`: seconds since it was."""
@@ -123,7 +123,9 @@ class RevokedView:
     # What time does to it
 
     async def run(self) -> None:
-        """End what was opened by a view that has become too old, until cancelled."""
+        """End what was opened by a view that has become too old, until cancelled; nothing where any age will do."""
+        if math.isinf(self._freshness.limit):
+            return
         while True:
             await self._until_old()
             log.error("revocations too old", reason="the server was not heard for too long", limit=self._freshness.limit)
@@ -134,7 +136,7 @@ class RevokedView:
 
     async def _until_old(self) -> None:
         while (left := self._freshness.left(self._clock())) > 0:
-            await self._wait(min(left, LOOK_SECONDS if math.isfinite(left) else KEEP_SECONDS))
+            await self._wait(min(left, LOOK_SECONDS))
             self._keep_age()
 
     async def _wait(self, seconds: float) -> None:
@@ -160,5 +162,6 @@ class RevokedView:
         self._memory.keep_revoked(Revoked(serials=sorted(revoked.serials), keys=sorted(revoked.keys)))
 
 
-def _list(revoked: Revoked) -> RevocationList:
+def revocation_list(revoked: Revoked) -> RevocationList:
+    """The hub's list as a value."""
     return RevocationList.of(revoked.serials, revoked.keys)

@@ -17,8 +17,8 @@ from knot_ssh.errors import KnotError
 from knot_ssh.files import create_private_file, read_secret, replace_file
 
 KEY_ALGORITHM = "ssh-ed25519"
-USER_CA_FILE, HOST_CA_FILE = "user_ca", "host_ca"
-"""The CAs' files in the server's data folder; what belongs to a rotation under way lies beside them."""
+USER_CA_FILE, HOST_CA_FILE, HUB_KEY_FILE = "user_ca", "host_ca", "hub_key"
+"""The CAs' files, and the hub's, in the server's data folder; what belongs to a rotation under way lies beside them."""
 KDF_ROUNDS = 64
 """Rounds of bcrypt_pbkdf, as `ssh-keygen -a` counts them: one guess costs half a second of a processor, and so does a start.
 (The library warns below 50.)"""

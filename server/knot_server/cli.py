@@ -35,7 +35,7 @@ PASSPHRASE_FILE = click.option(
 def init(data: Path, admin: Owner, ca_passphrase_file: Path | None) -> None:
     """Make CAs and store; prints the first API token."""
     from knot_keys.passphrase import find_passphrase
-    from knot_server.running import initialise
+    from knot_server.datafolder import initialise
 
     token = asyncio.run(initialise(data, admin, find_passphrase(ca_passphrase_file)))
     click.echo(f"Made a server in {data}. Start it:  knot server run --data {data}", err=True)
@@ -76,7 +76,7 @@ def run(data: Path, config: Path | None, **given: Any) -> None:
 def passphrase(data: Path, ca_passphrase_file: Path | None, new_passphrase_file: Path | None, remove: bool) -> None:
     """Encrypt the CA keys with a passphrase, another one, or none."""
     from knot_keys.passphrase import Passphrase, find_passphrase
-    from knot_server.running import encrypt_authority
+    from knot_server.datafolder import encrypt_authority
 
     if remove == bool(new_passphrase_file):
         raise BadInput("give either --new-passphrase-file or --remove")

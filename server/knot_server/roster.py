@@ -7,18 +7,16 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from knot_server.fleet import Fleet
 from knot_ssh.errors import BadInput, Conflict, KnotError, NotFound, Unavailable
 from knot_ssh.names import Principal, SpaceId
-from knot_ssh.rpc import Peer
+from knot_ssh.rpc import Answer, Peer
 from knot_ssh.wire import TARGETS_MAX, AgentReport, Farewell, Nothing, Spread, Target
 from knot_ssh.words import printable
-
-Answer = TypeVar("Answer", bound=BaseModel)
 
 TELL_TIMEOUT = 5.0
 """Seconds an agent may take to read a notification before its connection is given up."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knot_keys.authority import Authority
+from knot_keys.keyfiles import HUB_KEY_FILE
 from knot_keys.keyring import KeyRing
 from knot_keys.passphrase import Passphrase
 from knot_server.hub.control import Control
@@ -29,8 +30,6 @@ from knot_server.usecases.spaces import Spaces, drop_old_tokens
 from knot_server.usecases.tokens import Tokens
 from knot_server.usecases.users import Users
 from knot_ssh.dataplane.plane import DataPlane
-
-HUB_KEY_FILE = "hub_key"
 
 
 @dataclass(slots=True)

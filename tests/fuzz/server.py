@@ -14,8 +14,8 @@ from fastapi import FastAPI
 
 from knot_keys.jointoken import JoinToken
 from knot_server.actor import Actor
+from knot_server.datafolder import initialise
 from knot_server.http.app import make_app
-from knot_server.running import initialise
 from knot_server.services import Services
 from knot_server.settings import ServerSettings
 from knot_ssh.dataplane.plane import DataPlane

@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from knot_server.actor import Actor
 from knot_server.store.schema import ApiToken, BarredKey, Space
-from knot_ssh.errors import BadInput, NotAuthenticated, NotFound
-from knot_ssh.names import Owner, SpaceId, SpaceName, space_reference
+from knot_ssh.errors import BadInput, Forbidden, NotAuthenticated, NotFound
+from knot_ssh.names import Owner, Principal, SpaceId, SpaceName, space_reference
+from knot_ssh.wire import Target
 
 
 async def find_space(session: AsyncSession, actor: Actor, reference: str | None) -> Space:
@@ -55,9 +56,29 @@ async def check_current(session: AsyncSession, actor: Actor) -> None:
         raise NotAuthenticated("that API token was revoked")
 
 
+def administrators_only(actor: Actor) -> None:
+    """Raise Forbidden for anybody else."""
+    if not actor.admin:
+        raise Forbidden
+
+
 async def is_barred(session: AsyncSession, owner: Owner | str, fingerprint: str) -> bool:
     """Whether a key is certified no more for this owner."""
     return await session.get(BarredKey, (str(owner), fingerprint)) is not None
+
+
+def gone(space: Space, principal: Principal, *, moved: bool = False) -> Target:
+    """A space that was deleted, or has moved, as agents of this owner and zone hear of it."""
+    return Target(
+        id=space.space_id,
+        name=space.space_name,
+        owner=principal.owner,
+        zone=principal.zone,
+        addresses=[],
+        running=False,
+        gone=True,
+        moved=moved,
+    )
 
 
 def _missing(reference: str) -> NotFound:

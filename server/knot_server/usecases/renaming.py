@@ -27,12 +27,12 @@ from knot_server.store.schema import Certificate, RevokedCertificate, Space, Sto
 from knot_server.usecases.audit import Audit, Event
 from knot_server.usecases.enrolment import Enrolment
 from knot_server.usecases.forwarding import Forwarding
-from knot_server.usecases.lookup import visible_space
+from knot_server.usecases.lookup import gone, visible_space
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import Conflict, KnotError, NameTaken
 from knot_ssh.names import Principal, SpaceId, SpaceName, Zone
 from knot_ssh.tasks import whole
-from knot_ssh.wire import Nothing, Target
+from knot_ssh.wire import Nothing
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ class Renaming:
             log.info("space changed", before=changed.name, space=space.name, owner=space.owner, zone=space.zone)
             await asyncio.gather(self._certify(space), *([self._cut()] if zone else []))
             if changed.has_moved:
-                await self._roster.tell_neighbours(_left(changed))
+                await self._roster.tell_neighbours(gone(space, changed.principal, moved=True))
             asker = Actor(space.principal.owner, zone=space.principal.zone)
             await self._roster.tell_neighbours(await self._forwarding.target(asker, space_id))
         return space
@@ -173,21 +173,6 @@ class Renaming:
                 await agent.ask("membership.changed", self._enrolment.membership(space), Nothing)
         except (TimeoutError, KnotError) as error:
             log.warning("agent not certified anew yet", space=space.name, owner=space.owner, reason=str(error))
-
-
-def _left(changed: Changed) -> Target:
-    """The space, as agents of the zone that it has left hear of it."""
-    space, before = changed.space, changed.principal
-    return Target(
-        id=space.space_id,
-        name=space.space_name,
-        owner=before.owner,
-        zone=before.zone,
-        addresses=[],
-        running=False,
-        gone=True,
-        moved=True,
-    )
 
 
 async def check_free(session: AsyncSession, space: Space, name: SpaceName) -> None:

@@ -34,7 +34,7 @@ from knot_server.store.schema import (
     User,
 )
 from knot_server.usecases.audit import Audit, Event
-from knot_server.usecases.lookup import check_current, visible_space
+from knot_server.usecases.lookup import administrators_only, check_current, visible_space
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.errors import BadInput, Conflict, Forbidden, NotFound
 from knot_ssh.names import Owner, SpaceId
@@ -110,8 +110,7 @@ class Revoking:
     async def user(self, actor: Actor, name: Owner, reason: str) -> Voided:
         """All that a user can show: certificates, enrolled keys, join tokens, API tokens. They stay, with their spaces; an
         administrator makes them a new API token when they may come back. Raises Forbidden, NotFound or Conflict."""
-        if not actor.admin:
-            raise Forbidden
+        administrators_only(actor)
         if name == actor.owner:
             raise Conflict("you cannot revoke yourself: nobody would be left to let you in again; ask another administrator")
         async with self._database.writing() as session:

@@ -35,8 +35,8 @@ from knot_server.usecases.dependents import (
     tokens_without,
 )
 from knot_server.usecases.enrolment import Enrolment
-from knot_server.usecases.lookup import check_current
-from knot_ssh.errors import Forbidden, StillInUse, StoreUnavailable
+from knot_server.usecases.lookup import administrators_only, check_current
+from knot_ssh.errors import StillInUse, StoreUnavailable
 from knot_ssh.names import SpaceName
 
 log = structlog.get_logger(__name__)
@@ -87,13 +87,13 @@ class Rotations:
 
     async def listing(self, actor: Actor) -> list[Standing]:
         """How every key stands; raises Forbidden."""
-        _administrators_only(actor)
+        administrators_only(actor)
         async with self._database.reading() as session:
             return [await self._standing(session, what) for what in What]
 
     async def take(self, actor: Actor, what: What, step: Step, *, force: bool) -> Standing:
         """Take a step; gives how the key stands then. Raises Forbidden, Conflict for a step that is not due, StillInUse."""
-        _administrators_only(actor)
+        administrators_only(actor)
         async with self._stepping:
             ring = self._rings[what]
             before = ring.phase
@@ -171,8 +171,3 @@ def _refusal(what: What, step: Step, left: list[Dependents]) -> str:
     """The sentence that says who is in the way, and what to do."""
     who = "; ".join(map(str, left))
     return f"{step} of the {what} would leave some behind: {who}. Wait, see to them (`knot rotate status`), or give --force"
-
-
-def _administrators_only(actor: Actor) -> None:
-    if not actor.admin:
-        raise Forbidden

@@ -16,11 +16,10 @@ from knot_server.roster import Roster
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, JoinToken, Space
 from knot_server.usecases.audit import Audit, Event
-from knot_server.usecases.lookup import check_current, find_space, visible_space
+from knot_server.usecases.lookup import check_current, find_space, gone, visible_space
 from knot_server.usecases.renaming import check_free
 from knot_server.usecases.revocation import Revocations
 from knot_ssh.names import Owner, SpaceId, SpaceName, Zone
-from knot_ssh.wire import Target
 
 TOKEN_LIFETIME = 30 * 60
 """Seconds in which a join token must be used: enough to start a container, too short to be found in a log next week."""
@@ -81,7 +80,7 @@ class Spaces:
                 session, Event.SPACE_DELETED, actor, owner=space.owner, space_id=space.id, space=space.name, zone=space.zone
             )
         await self.cut([space.space_id], f"the space {space.name} was deleted")
-        await self._roster.tell_watchers(_gone(space))
+        await self._roster.tell_watchers(gone(space, space.principal))
         return space
 
     async def forget_all(self, session: AsyncSession, owner: Owner) -> list[SpaceId]:
@@ -131,19 +130,6 @@ class Spaces:
             seconds=lifetime,
         )
         return str(token)
-
-
-def _gone(space: Space) -> Target:
-    """A space that was deleted, as its watchers hear of it."""
-    return Target(
-        id=space.space_id,
-        name=space.space_name,
-        owner=Owner(space.owner),
-        zone=Zone(space.zone),
-        addresses=[],
-        running=False,
-        gone=True,
-    )
 
 
 async def drop_old_tokens(database: Database) -> None:

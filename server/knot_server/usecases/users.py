@@ -12,10 +12,10 @@ from knot_server.actor import Actor
 from knot_server.store.database import Database
 from knot_server.store.schema import Certificate, User
 from knot_server.usecases.audit import Audit, Event
-from knot_server.usecases.lookup import check_current
+from knot_server.usecases.lookup import administrators_only, check_current
 from knot_server.usecases.spaces import Spaces
 from knot_server.usecases.tokens import add_token, token_id
-from knot_ssh.errors import Conflict, Forbidden, NameTaken, NotFound
+from knot_ssh.errors import Conflict, NameTaken, NotFound
 from knot_ssh.names import Owner, TokenName
 
 FIRST_TOKEN = TokenName("first")
@@ -57,7 +57,7 @@ class Users:
 
     async def create(self, actor: Actor, name: Owner, *, admin: bool = False) -> NewUser:
         """Make a user, whose first token lives no longer than the actor's; raises Forbidden or NameTaken."""
-        _administrators_only(actor)
+        administrators_only(actor)
         async with self._database.writing() as session:
             await check_current(session, actor)
             made = await add_user(session, name, admin=admin, expires_at=actor.expires_at)
@@ -72,7 +72,7 @@ class Users:
 
     async def delete(self, actor: Actor, name: Owner) -> None:
         """Delete a user and their spaces, cutting every agent of theirs at once; raises Forbidden, NotFound, Conflict."""
-        _administrators_only(actor)
+        administrators_only(actor)
         if name == actor.owner:
             raise Conflict("you cannot delete yourself")
         async with self._database.writing() as session:
@@ -92,8 +92,3 @@ def record_user(audit: Audit, session: AsyncSession, actor: Actor | str, made: N
     audit.record(
         session, Event.TOKEN_MADE, actor, owner=made.name, kind="api", token=token_id(made.token), name=str(FIRST_TOKEN)
     )
-
-
-def _administrators_only(actor: Actor) -> None:
-    if not actor.admin:
-        raise Forbidden

@@ -11,10 +11,10 @@ import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from knot_server.datafolder import initialise
 from knot_server.http.metrics import Metrics
 from knot_server.refusals import CODES, OTHER, Refusals
 from knot_server.roster import Present
-from knot_server.running import initialise
 from knot_server.services import Services
 from knot_server.settings import ServerSettings
 from knot_ssh.names import Owner, Principal, SpaceId, Zone
